@@ -1,0 +1,183 @@
+"""The recipe schema: a process, how to replay it, its evidence and its provenance. Imports no torch.
+
+A *process* says what every loss weighs, and how hot it is, at every moment of training. All arms are
+processes: the student alone has no losses but cross-entropy, plain KD has one logit loss held at one point.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from search.spec import JobSpec, Training
+
+RECIPE_VERSION = 1
+MAX_PATHWAYS = 4096
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
+
+
+class RecipeModel(BaseModel):
+    """Base of every part of a recipe: no unknown fields, no non-finite numbers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Stage(RecipeModel):
+    """One stage of a model: where feature maps are tapped."""
+
+    index: int
+    channels: int
+    reduction: float = Field(description="Input side over the side of the stage's map.")
+    depth: float = Field(ge=0, le=1, description="Relative depth: 0 the first stage, 1 the last.")
+
+
+class Pathway(RecipeModel):
+    """One feature-distillation loss: teacher stage -> student stage through a transform, by a distance."""
+
+    teacher: int = 0
+    teacher_stage: Annotated[int, Field(ge=0)]
+    student_stage: Annotated[int, Field(ge=0)]
+    transform: str
+    distance: str
+    scale: float | None = Field(
+        default=None,
+        description="The loss's value at the search's first step; a replay measures its own (floor 1e-8).",
+    )
+
+    @property
+    def name(self) -> str:
+        """A short readable name, unique inside a process."""
+        return f"t{self.teacher_stage}-s{self.student_stage}/{self.transform}/{self.distance}"
+
+
+class LogitLoss(RecipeModel):
+    """A loss on both models' logits."""
+
+    name: str = "kd"
+    teacher: int = 0
+
+
+class Point(RecipeModel):
+    """The process at one moment of training."""
+
+    progress: Annotated[float, Field(ge=0, le=1)]
+    logit_weights: list[Weight] = Field(default_factory=list)
+    pathway_weights: list[Weight] = Field(default_factory=list)
+    teacher_temperatures: list[Temperature] = Field(default_factory=list, description="One per logit loss.")
+    student_temperatures: list[Temperature] = Field(default_factory=list, description="One per logit loss.")
+
+
+class Process(RecipeModel):
+    """Weights of all losses and the temperatures over training; one point means constant."""
+
+    cross_entropy_weight: Weight = 1.0
+    logit_losses: list[LogitLoss] = Field(default_factory=list)
+    pathways: list[Pathway] = Field(default_factory=list, max_length=MAX_PATHWAYS)
+    unit_scaled: bool = Field(default=True, description="Pathway losses are divided by their first value.")
+    points: Annotated[list[Point], Field(min_length=1, max_length=100_000)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Process:
+        progress = [point.progress for point in self.points]
+        if progress != sorted(set(progress)):
+            raise ValueError("points must be in strictly increasing order of progress")
+        for point in self.points:
+            expected = (len(self.logit_losses),) * 3 + (len(self.pathways),)
+            found = tuple(
+                len(values)
+                for values in (
+                    point.logit_weights,
+                    point.teacher_temperatures,
+                    point.student_temperatures,
+                    point.pathway_weights,
+                )
+            )
+            if found != expected:
+                raise ValueError(
+                    f"the point at {point.progress} has {found} values, expected {expected} "
+                    "(logit weights, teacher and student temperatures, pathway weights)"
+                )
+        return self
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the weights stay the same over training."""
+        return len(self.points) == 1
+
+
+class TaskModel(RecipeModel):
+    """A model of the task, as it was."""
+
+    model: str
+    parameters: int
+    stages: list[Stage]
+    weights_sha256: str | None = None
+
+
+class Task(RecipeModel):
+    """What was distilled."""
+
+    teachers: list[TaskModel]
+    student: TaskModel
+    data: str
+    data_sha256: str
+    classes: int
+    input_channels: int
+    input_size: int
+    split_sizes: dict[str, int]
+
+
+class Provenance(RecipeModel):
+    """Where a recipe comes from, and what exact repetition needs."""
+
+    job_id: str | None = None
+    created_at: str
+    versions: dict[str, str]
+    device: str
+    threads: int
+    search_seed: int
+    proof_seeds: list[int]
+
+
+class Recipe(RecipeModel):
+    """The portable result of a job."""
+
+    schema_version: Literal[1] = RECIPE_VERSION
+    arm: str = Field(description="The winning arm, which the process repeats.")
+    task: Task
+    process: Process
+    epochs: Annotated[int, Field(gt=0)]
+    training: Training
+    spec: JobSpec
+    evidence: dict[str, JsonValue] = Field(description="The job's report: arms, differences, verdict.")
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The document as text; keys in schema order, no NaN."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+
+def constant(
+    *,
+    cross_entropy_weight: float = 1.0,
+    logit_loss: str | None = None,
+    logit_weight: float = 1.0,
+    temperature: float = 4.0,
+) -> Process:
+    """A process without pathways whose weights never change: the student alone, or fixed KD."""
+    losses = [LogitLoss(name=logit_loss)] if logit_loss else []
+    return Process(
+        cross_entropy_weight=cross_entropy_weight,
+        logit_losses=losses,
+        points=[
+            Point(
+                progress=0.0,
+                logit_weights=[logit_weight] * len(losses),
+                teacher_temperatures=[temperature] * len(losses),
+                student_temperatures=[temperature] * len(losses),
+            )
+        ],
+    )

@@ -1,0 +1,98 @@
+"""The registry of methods: how one new file becomes searchable, documented and tested.
+
+A method registers itself by name under a kind. Sibling files of a method package are imported by
+`import_siblings`; plug-in packages register through the entry-point group `limbeck.methods`.
+Imports no torch: factories are only called where torch is at hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+ENTRY_POINT_GROUP = "limbeck.methods"
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Kind(StrEnum):
+    """What a method is; each kind has its own call contract, written in the package that holds it."""
+
+    TRANSFORM = "transform"
+    DISTANCE = "distance"
+    LOGIT_LOSS = "logit_loss"
+    NORMALISATION = "normalisation"
+    STRATEGY = "strategy"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its factory, and what the catalogue says of it."""
+
+    kind: Kind
+    name: str
+    summary: str
+    source: str
+    factory: Callable[..., Any]
+
+
+class UnknownMethodError(LookupError):
+    """No method of that kind has that name."""
+
+
+_methods: dict[tuple[Kind, str], Method] = {}
+
+
+def register(kind: Kind, name: str, *, source: str) -> Callable[[T], T]:
+    """Register a class or function as a method; its docstring's first line is the summary.
+
+    Raises ValueError for a name that is taken: a second method must never shadow a first.
+    """
+
+    def decorate(factory: T) -> T:
+        if (kind, name) in _methods:
+            raise ValueError(f"{kind} {name!r} is already registered by {_methods[kind, name].factory!r}")
+        summary = (factory.__doc__ or "").strip().splitlines()
+        if not summary:
+            raise ValueError(f"{kind} {name!r} needs a docstring: its first line is shown in the catalogue")
+        _methods[kind, name] = Method(kind, name, summary[0], source, factory)
+        return factory
+
+    return decorate
+
+
+def get(kind: Kind, name: str) -> Method:
+    """The method, or UnknownMethodError naming those there are."""
+    try:
+        return _methods[kind, name]
+    except KeyError:
+        known = ", ".join(method.name for method in methods(kind))
+        raise UnknownMethodError(f"unknown {kind} {name!r}; known: {known}") from None
+
+
+def methods(kind: Kind | None = None) -> list[Method]:
+    """All registered methods, of one kind or of every kind, sorted by kind and name."""
+    return [_methods[key] for key in sorted(_methods) if kind is None or key[0] == kind]
+
+
+def import_siblings(package: str, path: list[str]) -> None:
+    """Import every module of a method package, sorted; a broken one breaks start-up loudly."""
+    for module in sorted(info.name for info in pkgutil.iter_modules(path)):
+        importlib.import_module(f"{package}.{module}")
+
+
+def load_everything() -> None:
+    """Import all built-in methods (this needs torch) and all plug-ins."""
+    for package in ("search.pathways", "search.logits", "search.process", "search.strategies"):
+        importlib.import_module(package)
+    load_plugins()
+
+
+def load_plugins() -> None:
+    """Load the plug-in packages' entry points; each registers its methods when it is imported."""
+    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        entry_point.load()

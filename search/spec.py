@@ -1,0 +1,321 @@
+"""The job spec: what a job may ask for. The one definition that API, client, command line and workers share.
+
+Imports no torch. Every field has its default here; the API stores and echoes the spec with all defaults filled in.
+Unknown fields and wrong types are refused. Fields that are reserved for later carry a validator that says "not yet".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+SPEC_VERSION = 1
+
+ARMS = (
+    "student_alone",
+    "plain_kd",
+    "tuned_kd",
+    "longer_kd",
+    "uniform",
+    "constant",
+    "shuffled",
+    "searched",
+)
+Arm = Literal[
+    "student_alone", "plain_kd", "tuned_kd", "longer_kd", "uniform", "constant", "shuffled", "searched"
+]
+REQUIRED_ARMS: tuple[Arm, ...] = ("student_alone", "tuned_kd", "searched")
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]*$")]
+PositiveInt = Annotated[int, Field(gt=0, le=10**12)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Label = Annotated[str, Field(max_length=200)]
+
+
+class SpecModel(BaseModel):
+    """Base of every part of the spec: strict types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TeacherTraining(SpecModel):
+    """How a teacher without weights is trained, on the train split only."""
+
+    epochs: PositiveInt = Field(default=20, description="Epochs over the train split.")
+    learning_rate: PositiveFloat = Field(default=2e-3, description="Peak learning rate of AdamW, OneCycle schedule.")
+    batch_size: PositiveInt = Field(default=64, description="Images per step.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of weights and data order.")
+
+
+class Teacher(SpecModel):
+    """A teacher model: a timm name, and where its weights come from."""
+
+    model: Name = Field(description="Name of a timm model.")
+    weights: Annotated[str, Field(min_length=1, max_length=500)] = Field(
+        default="train",
+        description="`train` (trained as part of the job, cached by content), `pretrained` (timm's own weights), "
+        "`untrained` (random; for controls), or a safetensors / torch file inside the weights root.",
+    )
+    training: TeacherTraining = Field(default_factory=TeacherTraining, description="Used when weights is `train`.")
+
+
+class Student(SpecModel):
+    """The model to be trained. A space of several students is reserved."""
+
+    model: Name | None = Field(default=None, description="Name of a timm model.")
+    space: list[Name] | None = Field(default=None, description="Reserved: several students to choose from.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Student:
+        if self.space is not None:
+            raise ValueError("a space of students is not supported yet; give `model`, the name of one timm model")
+        if self.model is None:
+            raise ValueError("give `model`, the name of a timm model")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The model's name; the validator has made sure that there is one."""
+        assert self.model is not None
+        return self.model
+
+
+class Splits(SpecModel):
+    """Sizes of the seeded splits, in images; None leaves the data set's own default.
+
+    `meta` and `validation` are taken from the training images; `test` from the data set's own test images
+    where it has them. `train` limits the rest.
+    """
+
+    train: PositiveInt | None = None
+    meta: PositiveInt | None = None
+    validation: PositiveInt | None = None
+    test: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Data(SpecModel):
+    """The data set, by name."""
+
+    name: Name = Field(default="digits", description="A name from GET /v1/datasets.")
+    splits: Splits = Field(default_factory=Splits)
+    input_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        default=None, description="Side of the square input in pixels; by default the data's own size."
+    )
+    unlabelled: Name | None = Field(default=None, description="Reserved: a data set of unlabelled images.")
+
+    @field_validator("unlabelled")
+    @classmethod
+    def _unlabelled_later(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("unlabelled data is not supported yet; leave it out")
+        return value
+
+
+class Training(SpecModel):
+    """How a student is trained. All arms of a job share it."""
+
+    batch_size: PositiveInt = 64
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: PositiveFloat = Field(default=3e-3, description="Peak learning rate.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="SGD's momentum.")
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    augmentation: Literal["none", "shift", "crop_flip"] = Field(
+        default="shift", description="`shift`: random shifts; `crop_flip`: random crop and horizontal flip."
+    )
+    views: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=8, description="Different augmented versions of one image; epoch e uses view e mod views."
+    )
+    report_every_steps: PositiveInt = Field(default=10, description="A row of figures every so many steps.")
+    validate_every_epochs: PositiveInt = 1
+
+
+class Range(SpecModel):
+    """A continuous range to be searched."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+    log: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low <= self.high:
+            raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
+        return self
+
+
+class Space(SpecModel):
+    """The discrete choices and ranges that the strategy searches; each trial takes one of each."""
+
+    connections: Annotated[list[Literal["same_depth", "last", "same_or_deeper", "all"]], Field(min_length=1)] = Field(
+        default_factory=lambda: ["same_depth", "last"],
+        description="Which teacher stage may teach which student stage.",
+    )
+    transforms: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: ["projection"])
+    distances: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [["mse"], ["mse", "attention"]],
+        description="Each choice is a set of distances; every connection gets one pathway per distance.",
+    )
+    logit_losses: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: ["kd"])
+    process_learning_rate: Range = Field(default_factory=lambda: Range(low=0.02, high=0.1))
+    update_every_steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        default_factory=lambda: [1], description="The process is updated at every so many steps."
+    )
+
+
+class ProcessSettings(SpecModel):
+    """How each search trial learns its process by hypergradient."""
+
+    normalisation: Name = Field(
+        default="softplus",
+        description="`softplus`: independent weights on unit-scaled losses; `biased_softmax`: DistPro's.",
+    )
+    initial_pathway_weight: PositiveFloat = 0.05
+    initial_logit_weight: PositiveFloat = 1.0
+    initial_temperature: Annotated[float, Field(gt=0.1, le=100)] = 2.0
+    learn_temperatures: bool = True
+    meta_batch_size: PositiveInt | None = Field(default=None, description="By default the training batch size.")
+    record_points: Annotated[int, Field(ge=2, le=4096)] = Field(
+        default=33, description="Points at which the process is recorded over the training."
+    )
+
+
+class Pruning(SpecModel):
+    """Early stopping of search trials by their validation curves (Optuna's median or percentile pruner)."""
+
+    enabled: bool = True
+    percentile: Annotated[float, Field(gt=0, lt=100)] = Field(
+        default=50.0, description="A trial goes on only while it is within the best so many percent."
+    )
+    startup_trials: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="No trial is stopped before so many have completed."
+    )
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(default=2, description="No trial is stopped before.")
+
+
+class Search(SpecModel):
+    """The search: outside a strategy over discrete choices, inside each trial the hypergradient."""
+
+    strategy: Name = "tpe"
+    space: Space = Field(default_factory=Space)
+    process: ProcessSettings = Field(default_factory=ProcessSettings)
+    pruning: Pruning = Field(default_factory=Pruning)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    concurrent_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(default=2, description="Trials at once.")
+
+
+class Tuning(SpecModel):
+    """The random search that tunes KD: temperature and weight of the KL term (the rest is cross-entropy)."""
+
+    temperature: Range = Field(default_factory=lambda: Range(low=1.0, high=8.0))
+    weight: Range = Field(default_factory=lambda: Range(low=0.3, high=3.0))
+
+
+class Proof(SpecModel):
+    """Every arm retrains from scratch, for the same epochs, with the same seeds."""
+
+    epochs: PositiveInt | None = Field(default=None, description="By default budget.epochs_per_trial.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=2, max_length=100)] = Field(
+        default_factory=lambda: [0, 1, 2, 3, 4]
+    )
+    arms: Annotated[list[Arm], Field(min_length=1)] = Field(default_factory=lambda: list(ARMS))
+
+    @model_validator(mode="after")
+    def _sound(self) -> Proof:
+        missing = [arm for arm in REQUIRED_ARMS if arm not in self.arms]
+        if missing:
+            raise ValueError(f"arms must contain {', '.join(missing)}: the verdict compares them")
+        for name in ("seeds", "arms"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must not repeat a value")
+        return self
+
+
+class Budget(SpecModel):
+    """Limits of a job. When one is spent the search stops and the job goes to proof with the best so far."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)] = Field(default=8, description="Search trials at most.")
+    epochs_per_trial: Annotated[int, Field(ge=1, le=100_000)] = 20
+    device_seconds: PositiveFloat | None = Field(
+        default=None, description="Wall seconds times reserved GPUs (CPU cores where there is no GPU)."
+    )
+    wall_seconds: PositiveFloat | None = None
+
+
+class Resources(SpecModel):
+    """What Ray reserves for each trial."""
+
+    cpus: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=1_000)] = 0.0
+    memory_bytes: PositiveInt | None = None
+
+
+class Objective(SpecModel):
+    """What is maximised. Limits on parameters, MACs and latency are reserved."""
+
+    maximise: Literal["accuracy"] = "accuracy"
+    max_parameters: PositiveInt | None = None
+    max_macs: PositiveInt | None = None
+    max_latency_milliseconds: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _limits_later(self) -> Objective:
+        for name in ("max_parameters", "max_macs", "max_latency_milliseconds"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is not supported yet; leave it out")
+        return self
+
+
+class JobSpec(SpecModel):
+    """One job: a task (teachers, student, data), how to search, how to prove, and the budget."""
+
+    spec_version: Literal[1] = SPEC_VERSION
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    teachers: Annotated[list[Teacher], Field(min_length=1)]
+    student: Student
+    data: Data = Field(default_factory=Data)
+    training: Training = Field(default_factory=Training)
+    search: Search = Field(default_factory=Search)
+    tuning: Tuning = Field(default_factory=Tuning)
+    proof: Proof = Field(default_factory=Proof)
+    budget: Budget = Field(default_factory=Budget)
+    resources_per_trial: Resources = Field(default_factory=Resources)
+    objective: Objective = Field(default_factory=Objective)
+    floor_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Teacher's least validation accuracy; by default 1.5 times the majority-class rate.",
+    )
+    transfer: Annotated[str, Field(max_length=100)] = Field(
+        default="off", description="Reserved: `auto` or a recipe id."
+    )
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=64)
+    metadata: dict[Label, JsonValue] = Field(default_factory=dict, max_length=64)
+
+    @field_validator("teachers")
+    @classmethod
+    def _one_teacher_for_now(cls, value: list[Teacher]) -> list[Teacher]:
+        if len(value) > 1:
+            raise ValueError("several teachers are not supported yet; give one")
+        return value
+
+    @field_validator("transfer")
+    @classmethod
+    def _transfer_later(cls, value: str) -> str:
+        if value != "off":
+            raise ValueError("transfer is not supported yet; use `off`")
+        return value
+
+    @property
+    def teacher(self) -> Teacher:
+        """The first (for now the only) teacher."""
+        return self.teachers[0]
+
+    @property
+    def proof_epochs(self) -> int:
+        """Epochs of every proof run."""
+        return self.proof.epochs or self.budget.epochs_per_trial
