@@ -1,0 +1,125 @@
+"""Which teacher stage may teach which student stage, and which pathways make sense. Imports no torch.
+
+The plan enumerates a trial's pathways here, from the stages that preflight measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from search.recipe import Pathway, Stage
+
+Connection = tuple[Stage, Stage]
+"""A teacher stage and the student stage that it teaches."""
+
+_DEPTH_TOLERANCE = 1e-6
+_keeps_channels = {"identity"}
+_ignores_channels = {"attention"}
+
+
+class UnknownConnectionsError(LookupError):
+    """There is no rule of that name."""
+
+
+def declare_keeps_channels(transform: str) -> None:
+    """Say that a plug-in's transform leaves the channels as they are: both stages need equally many."""
+    _keeps_channels.add(transform)
+
+
+def declare_ignores_channels(distance: str) -> None:
+    """Say that a plug-in's distance compares maps of any number of channels."""
+    _ignores_channels.add(distance)
+
+
+def keeps_channels(transform: str) -> bool:
+    """Whether the transform's output has the student's channels instead of the teacher's."""
+    return transform in _keeps_channels
+
+
+def fits(pathway: Pathway, teacher_stage: Stage, student_stage: Stage) -> str | None:
+    """Why a pathway cannot be computed between two stages; None when it can."""
+    if not keeps_channels(pathway.transform) or pathway.distance in _ignores_channels:
+        return None
+    if teacher_stage.channels == student_stage.channels:
+        return None
+    return (
+        f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
+        f"distance {pathway.distance!r} compares them with the teacher's {teacher_stage.channels}; use a "
+        f"transform that projects, or a distance that ignores channels ({', '.join(sorted(_ignores_channels))})"
+    )
+
+
+def enumerate_pathways(
+    connections: str,
+    transform: str,
+    distances: Sequence[str],
+    teacher_stages: Sequence[Stage],
+    student_stages: Sequence[Stage],
+    *,
+    teacher: int = 0,
+) -> list[Pathway]:
+    """All pathways of a choice that fit, each once, ordered by student stage, teacher stage, then distance.
+
+    Raises UnknownConnectionsError. The list is empty where no pair of stages fits, for example when
+    `identity` meets stages of different widths.
+    """
+    try:
+        rule = _RULES[connections]
+    except KeyError:
+        raise UnknownConnectionsError(
+            f"unknown connections {connections!r}; known: {', '.join(sorted(_RULES))}"
+        ) from None
+    pathways = []
+    for teacher_stage, student_stage in rule(teacher_stages, student_stages):
+        for distance in dict.fromkeys(distances):
+            pathway = Pathway(
+                teacher=teacher,
+                teacher_stage=teacher_stage.index,
+                student_stage=student_stage.index,
+                transform=transform,
+                distance=distance,
+            )
+            if fits(pathway, teacher_stage, student_stage) is None:
+                pathways.append(pathway)
+    return pathways
+
+
+def _same_depth(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:
+    """Each student stage with the teacher stage of nearest relative depth; one to one where counts agree.
+
+    Of two equally near teacher stages the shallower one is taken: a deeper one is harder to match.
+    """
+    if len(teacher_stages) == len(student_stages):
+        return list(zip(teacher_stages, student_stages, strict=True))
+    return [
+        (min(teacher_stages, key=lambda stage: (abs(stage.depth - student.depth), stage.depth)), student)
+        for student in student_stages
+    ]
+
+
+def _last(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:
+    """The last stages only."""
+    return [(teacher_stages[-1], student_stages[-1])] if teacher_stages and student_stages else []
+
+
+def _same_or_deeper(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:
+    """DistPro's rule: a teacher stage teaches student stages of the same relative depth and deeper ones."""
+    return [
+        (teacher, student)
+        for teacher, student in _all(teacher_stages, student_stages)
+        if student.depth >= teacher.depth - _DEPTH_TOLERANCE
+    ]
+
+
+def _all(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:
+    """Every teacher stage with every student stage."""
+    return [(teacher, student) for student in student_stages for teacher in teacher_stages]
+
+
+_RULES: dict[str, Callable[[Sequence[Stage], Sequence[Stage]], list[Connection]]] = {
+    "same_depth": _same_depth,
+    "last": _last,
+    "same_or_deeper": _same_or_deeper,
+    "all": _all,
+}
+CONNECTIONS = tuple(_RULES)

@@ -1,0 +1,102 @@
+"""Which pathways a choice of connections, transform and distances stands for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from search import pathway_rules
+from search.pathway_rules import UnknownConnectionsError, enumerate_pathways, fits
+from search.recipe import Pathway, Stage
+from search.spec import Space
+
+
+def stages(*channels: int, first_reduction: float = 2.0) -> list[Stage]:
+    last = max(1, len(channels) - 1)
+    return [
+        Stage(index=index, channels=width, reduction=first_reduction * 2**index, depth=index / last)
+        for index, width in enumerate(channels)
+    ]
+
+
+def pairs(connections: str, teacher: list[Stage], student: list[Stage]) -> list[tuple[int, int]]:
+    return [
+        (pathway.teacher_stage, pathway.student_stage)
+        for pathway in enumerate_pathways(connections, "projection", ["mse"], teacher, student)
+    ]
+
+
+class TestConnections:
+    def test_same_depth_is_one_to_one_where_counts_agree(self) -> None:
+        assert pairs("same_depth", stages(8, 16, 32), stages(4, 8, 16)) == [(0, 0), (1, 1), (2, 2)]
+
+    def test_same_depth_takes_the_nearest_teacher_stage(self) -> None:
+        assert pairs("same_depth", stages(8, 8, 8, 8, 8), stages(4, 4, 4)) == [(0, 0), (2, 1), (4, 2)]
+
+    def test_same_depth_gives_every_student_stage_a_teacher_even_when_the_teacher_has_fewer(self) -> None:
+        assert pairs("same_depth", stages(8, 8), stages(4, 4, 4, 4)) == [(0, 0), (0, 1), (1, 2), (1, 3)]
+
+    def test_same_depth_prefers_the_shallower_of_two_equally_near_stages(self) -> None:
+        assert pairs("same_depth", stages(8, 8), stages(4, 4, 4)) == [(0, 0), (0, 1), (1, 2)]
+
+    def test_last_connects_the_last_stages_only(self) -> None:
+        assert pairs("last", stages(8, 16, 32), stages(4, 8)) == [(2, 1)]
+
+    def test_same_or_deeper_gives_distpros_ten_pathways_on_four_stages(self) -> None:
+        found = pairs("same_or_deeper", stages(8, 8, 8, 8), stages(4, 4, 4, 4))
+        assert len(found) == 10
+        assert all(student >= teacher for teacher, student in found)
+
+    def test_same_or_deeper_compares_relative_depths_when_counts_differ(self) -> None:
+        found = pairs("same_or_deeper", stages(8, 8, 8, 8, 8), stages(4, 4, 4))
+        assert found == [(0, 0), (0, 1), (1, 1), (2, 1), *((index, 2) for index in range(5))]
+
+    def test_all_connects_everything(self) -> None:
+        assert len(pairs("all", stages(8, 8, 8), stages(4, 4, 4, 4))) == 12
+
+    def test_every_choice_of_the_spec_has_a_rule(self) -> None:
+        annotation = Space.model_fields["connections"].annotation
+        names = {name for literal in get_args(annotation) for name in get_args(literal)} or set(
+            get_args(get_args(annotation)[0])
+        )
+        assert names == set(pathway_rules.CONNECTIONS)
+
+    def test_an_unknown_rule_is_refused_by_name(self) -> None:
+        with pytest.raises(UnknownConnectionsError, match=r"'nearest'.*same_depth"):
+            enumerate_pathways("nearest", "projection", ["mse"], stages(8), stages(8))
+
+
+class TestPathways:
+    def test_every_connection_gets_one_pathway_per_distance_and_no_name_twice(self) -> None:
+        found = enumerate_pathways("all", "gated", ["mse", "hcl", "mse"], stages(8, 16), stages(4, 8))
+        assert len(found) == 2 * 2 * 2
+        assert len({pathway.name for pathway in found}) == len(found)
+
+    def test_identity_leaves_out_stages_of_different_width_unless_the_distance_ignores_channels(self) -> None:
+        found = enumerate_pathways(
+            "same_depth", "identity", ["mse", "attention"], stages(8, 16), stages(8, 12)
+        )
+        assert [(p.student_stage, p.distance) for p in found] == [
+            (0, "mse"),
+            (0, "attention"),
+            (1, "attention"),
+        ]
+
+    def test_the_reason_names_both_widths_and_the_remedy(self) -> None:
+        pathway = Pathway(teacher_stage=0, student_stage=0, transform="identity", distance="hcl")
+        reason = fits(pathway, stages(8)[0], stages(4)[0])
+        assert reason is not None
+        assert "4 channels" in reason
+        assert "8" in reason
+        assert "attention" in reason
+
+    def test_a_single_stage_model_works(self) -> None:
+        assert pairs("same_or_deeper", stages(8), stages(8)) == [(0, 0)]
+
+
+def test_the_rules_load_without_torch() -> None:
+    code = "import sys, search.pathway_rules; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
