@@ -1,0 +1,59 @@
+"""d(meta loss after one optimiser step) / d(process): one approximation per file, one shared signature.
+
+Each approximation is a function of a `Lookahead` that returns a `HyperGradient`; it leaves weights, buffers and
+random state as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from search.losses import DistillationLosses
+    from search.models import TappedModel
+    from search.process import Effective
+
+
+@dataclass(frozen=True)
+class HyperGradient:
+    """Gradient of the meta loss with respect to the effective values; float64 vectors on the CPU."""
+
+    logit_weights: Tensor  # (L,)
+    pathway_weights: Tensor  # (P,)
+    teacher_temperatures: Tensor  # (L,)
+    student_temperatures: Tensor  # (L,)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch with all that the losses need of it."""
+
+    images: Tensor  # (B, C, H, W), in [0, 1]
+    targets: Tensor  # (B,)
+    teacher_logits: Tensor | None  # (B, K)
+    teacher_maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """One optimiser step that was taken, and the meta batch it is judged by.
+
+    `before` are the student's parameters before the step by name, `tangent` the direction
+    (d step / d gradient)^T v in which the losses of `batch` are differentiated at `before`
+    (`search.hypergradient.adjoint`), v being the meta loss's gradient after the step.
+    """
+
+    student: TappedModel
+    losses: DistillationLosses
+    batch: Batch
+    effective: Effective
+    before: Mapping[str, Tensor]
+    tangent: Mapping[str, Tensor]
+    random_seed: int
+
+
+Approximation = Callable[[Lookahead], HyperGradient]

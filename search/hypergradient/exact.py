@@ -1,0 +1,103 @@
+"""The exact one-step hypergradient of all weights and temperatures by one forward-mode pass.
+
+The training loss is linear in the weights: d L_meta(theta') / d w_p = <u, grad L_p(theta)>, one Jacobian-vector
+product of the vector of losses along u. A temperature enters its loss non-linearly: with z the logits and dz their
+tangent, d/dtau <u, grad_theta KD> = d/dtau <dKD/dz, dz>, a small backward pass on the logits alone. Both are exact.
+(DARTS and DistPro difference two forward passes instead; under bf16 that is wrong by 10-350%.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.autograd.forward_ad as fwd
+from torch import Tensor, nn
+
+from search.hypergradient import HyperGradient, Lookahead
+from search.models import TappedModel
+
+
+class _Taps(nn.Module):
+    """`forward_taps` as a module's forward, so that parameters and buffers can be replaced for one call."""
+
+    def __init__(self, model: TappedModel, stages: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.stages = list(stages)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        return self.model.forward_taps(images, self.stages)
+
+
+def call_with(
+    model: TappedModel, stages: Sequence[int], parameters: dict[str, Tensor], images: Tensor
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Logits and maps of the model with other parameters and copies of its buffers (which BatchNorm writes to)."""
+    replaced = {f"model.{name}": value for name, value in parameters.items()}
+    buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
+    result: tuple[Tensor, dict[int, Tensor]] = torch.func.functional_call(
+        _Taps(model, stages), (replaced, buffers), (images,)
+    )
+    return result
+
+
+def exact(lookahead: Lookahead) -> HyperGradient:
+    """One forward-mode pass of the student and the losses, then one small backward pass on the logits."""
+    losses, batch = lookahead.losses, lookahead.batch
+    with torch.no_grad(), torch.random.fork_rng(devices=_devices(batch.images)), fwd.dual_level():
+        torch.manual_seed(lookahead.random_seed)
+        duals = {
+            name: fwd.make_dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()
+        }
+        logits, maps = call_with(lookahead.student, losses.student_stages, duals, batch.images)
+        by_pathway = torch.zeros(0, dtype=torch.float64)
+        if losses.process.pathways:
+            values = losses.pathway_losses(maps, batch.teacher_maps)
+            by_pathway = _tangent(values).double().cpu()
+        logits, logits_tangent = logits.clone(), _tangent(logits).clone()
+        logits = fwd.unpack_dual(logits).primal.clone()
+    return HyperGradient(
+        pathway_weights=by_pathway, **_by_logit_losses(lookahead, logits.detach(), logits_tangent.detach())
+    )
+
+
+def _by_logit_losses(lookahead: Lookahead, logits: Tensor, tangent: Tensor) -> dict[str, Tensor]:
+    """Derivatives with respect to the logit losses' weights and temperatures; (L,) each."""
+    batch, effective = lookahead.batch, lookahead.effective
+    temperatures = [
+        effective.teacher_temperatures.to(logits).requires_grad_(True),
+        effective.student_temperatures.to(logits).requires_grad_(True),
+    ]
+    with torch.enable_grad():
+        leaf = logits.requires_grad_(True)
+        values = lookahead.losses.logit_losses(
+            leaf,
+            batch.teacher_logits,
+            batch.targets,
+            teacher_temperatures=temperatures[0],
+            student_temperatures=temperatures[1],
+        )
+        slopes = [
+            (torch.autograd.grad(value, leaf, create_graph=True)[0] * tangent).sum() for value in values
+        ]
+        by_temperature: list[Tensor | None] = [None, None]
+        if slopes:
+            weighted = torch.stack(slopes) @ effective.logit_weights.to(logits)
+            by_temperature = list(torch.autograd.grad(weighted, temperatures, allow_unused=True))
+    none = torch.zeros(len(values), dtype=torch.float64)
+    teacher, student = (none if g is None else g.double().cpu() for g in by_temperature)
+    return {
+        "logit_weights": torch.stack([s.detach().double().cpu() for s in slopes]) if slopes else none,
+        "teacher_temperatures": teacher,
+        "student_temperatures": student,
+    }
+
+
+def _tangent(value: Tensor) -> Tensor:
+    unpacked = fwd.unpack_dual(value)
+    return torch.zeros_like(unpacked.primal) if unpacked.tangent is None else unpacked.tangent
+
+
+def _devices(images: Tensor) -> list[torch.device]:
+    return [images.device] if images.device.type == "cuda" else []

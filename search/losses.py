@@ -1,0 +1,114 @@
+"""All losses of one process as one vector: cross-entropy, logit losses, unit-scaled pathway losses.
+
+The training loss is the vector times the effective weights. Linear in the weights, so that one forward-mode
+pass gives the hypergradient of all of them (`search.hypergradient.exact`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from search.process import Effective
+from search.recipe import Process, Stage
+from search.registry import Kind, get
+
+SCALE_FLOOR = 1e-8
+
+
+class DistillationLosses(nn.Module):
+    """The losses of a process; owns the transforms' parameters, which train beside the student.
+
+    `scales` (P,) are the pathway losses' values at the first step; 0 means not yet measured.
+    """
+
+    scales: Tensor
+
+    def __init__(self, process: Process, *, teacher: list[Stage], student: list[Stage], seed: int) -> None:
+        super().__init__()
+        self.process = process
+        self.teacher_stages = sorted({pathway.teacher_stage for pathway in process.pathways})
+        self.student_stages = sorted({pathway.student_stage for pathway in process.pathways})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.transforms = nn.ModuleList(
+                get(Kind.TRANSFORM, pathway.transform).factory(
+                    student[pathway.student_stage], teacher[pathway.teacher_stage]
+                )
+                for pathway in process.pathways
+            )
+        self._distances = [get(Kind.DISTANCE, pathway.distance).factory for pathway in process.pathways]
+        self._logit_losses = [get(Kind.LOGIT_LOSS, loss.name).factory() for loss in process.logit_losses]
+        self.register_buffer("scales", torch.zeros(len(process.pathways), dtype=torch.float64))
+
+    def logit_losses(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        targets: Tensor,
+        *,
+        teacher_temperatures: Tensor,
+        student_temperatures: Tensor,
+    ) -> list[Tensor]:
+        """One scalar per logit loss. Logits (B, K), temperatures (L,)."""
+        if teacher_logits is None:
+            return []
+        return [
+            loss(
+                student_logits,
+                teacher_logits,
+                teacher_temperature=teacher_temperatures[index].to(student_logits.dtype),
+                student_temperature=student_temperatures[index].to(student_logits.dtype),
+                targets=targets,
+            )
+            for index, loss in enumerate(self._logit_losses)
+        ]
+
+    def raw_pathway_losses(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
+        """(P,) before scaling. Maps (B, C, H, W) by stage index."""
+        values = []
+        for pathway, transform, distance in zip(
+            self.process.pathways, self.transforms, self._distances, strict=True
+        ):
+            target = teacher_maps[pathway.teacher_stage]
+            values.append(distance(transform(student_maps[pathway.student_stage], target.shape[1:]), target))
+        return torch.stack(values) if values else torch.zeros(0)
+
+    def pathway_losses(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
+        """(P,) unit-scaled; the first call measures the scales."""
+        raw = self.raw_pathway_losses(student_maps, teacher_maps)
+        if not self.process.unit_scaled or not len(raw):
+            return raw
+        if not self.scales.any():
+            self.scales.copy_(raw.detach().double().clamp(min=SCALE_FLOOR))
+        return raw / self.scales.to(raw)
+
+    def total(
+        self,
+        effective: Effective,
+        *,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        student_maps: Mapping[int, Tensor],
+        teacher_maps: Mapping[int, Tensor],
+        targets: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The training loss, and the cross-entropy within it; both scalars."""
+        cross_entropy = F.cross_entropy(student_logits, targets)
+        loss = effective.cross_entropy_weight * cross_entropy
+        logit_losses = self.logit_losses(
+            student_logits,
+            teacher_logits,
+            targets,
+            teacher_temperatures=effective.teacher_temperatures,
+            student_temperatures=effective.student_temperatures,
+        )
+        for weight, value in zip(effective.logit_weights.tolist(), logit_losses, strict=True):
+            loss = loss + weight * value
+        if len(self.process.pathways):
+            values = self.pathway_losses(student_maps, teacher_maps)
+            loss = loss + values @ effective.pathway_weights.to(values)
+        return loss, cross_entropy
