@@ -1,7 +1,7 @@
 """Files under an fsspec URL such as `s3://bucket/limbeck`; for `service.files` only.
 
 Object stores put a whole object at once, but not every fsspec file system does: a temporary name and a move
-are safe on all of them. Appending rewrites the object from a buffer, so logs cost more here than in a directory.
+are safe on all of them. Appending rewrites the object from a buffer: logs cost more than in a directory.
 """
 
 from __future__ import annotations

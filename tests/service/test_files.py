@@ -1,9 +1,10 @@
-"""The artifact root: whole files or none, inside the root, with the same behaviour in a directory and at a URL."""
+"""The artifact root: whole files or none, inside the root, alike in a directory and at a URL."""
 
 import hashlib
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -73,7 +74,8 @@ class TestWriting:
         fsync, rename = os.fsync, Path.rename
 
         def recorded_fsync(descriptor: int) -> None:
-            order.append("fsync directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync file")
+            is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            order.append("fsync directory" if is_directory else "fsync file")
             fsync(descriptor)
 
         def recorded_rename(path: Path, target: Path) -> Path:
@@ -135,7 +137,7 @@ class TestWriting:
         """)
         subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
         root = ArtifactRoot(tmp_path)
-        assert sorted(os.listdir(tmp_path / "jobs")) == ["a", "log"]
+        assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "log"]
         assert root.read_bytes("jobs/a") == b"old"
         assert root.read_bytes("jobs/log") == b"first\n"
 
@@ -223,16 +225,12 @@ class TestIdentity:
         assert root.identity() != ArtifactRoot(tmp_path / "elsewhere").identity()
 
     def test_of_many_that_ask_first_one_wins(self, tmp_path: Path) -> None:
-        program = (
-            "import sys; from service.files import ArtifactRoot; print(ArtifactRoot(sys.argv[1]).identity())"
-        )
-        askers = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
-            )
-            for _ in range(4)
-        ]
-        assert len({asker.communicate()[0] for asker in askers}) == 1
+        program = "import sys, service.files as f; print(f.ArtifactRoot(sys.argv[1]).identity())"
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        askers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        identities = {asker.communicate()[0] for asker in askers}
+        assert len(identities) == 1
+        assert [asker.returncode for asker in askers] == [0] * 4
 
     def test_writable_check_leaves_nothing(self, root: ArtifactRoot) -> None:
         root.check_writable()
