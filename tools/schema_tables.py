@@ -1,0 +1,118 @@
+"""Write the tables of fields in docs/ from the pydantic models, so that both say the same.
+
+`python -m tools.schema_tables` writes, `--check` only says whether a page is out of date. A page holds
+`<!-- generated: MODULE:MODEL -->` and `<!-- end -->`; what stands between them is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCK = re.compile(r"(<!-- generated: (?P<module>[\w.]+):(?P<model>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LIMITS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+HEAD = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+
+Schema = dict[str, Any]
+
+
+def main() -> int:
+    """Write or check every page; the exit status is 1 when a checked page is out of date."""
+    parser = argparse.ArgumentParser(description="Write the tables of fields in docs/ from the models.")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail when a page is out of date")
+    check = parser.parse_args().check
+    stale = [page for page in sorted(DOCS.rglob("*.md")) if render(page.read_text()) != page.read_text()]
+    for page in stale:
+        if not check:
+            page.write_text(render(page.read_text()))
+        outcome = "is out of date: run `make docs`" if check else "written"
+        sys.stderr.write(f"{page.relative_to(DOCS.parent)} {outcome}\n")
+    return int(check and bool(stale))
+
+
+def render(text: str) -> str:
+    """The page's text with every generated block replaced."""
+
+    def replace(match: re.Match[str]) -> str:
+        model = getattr(importlib.import_module(match["module"]), match["model"])
+        return f"{match[1]}\n{tables(model)}\n{match[4]}"
+
+    return BLOCK.sub(replace, text)
+
+
+def tables(model: type[BaseModel]) -> str:
+    """One table per model: `model` first, then those of its module that it refers to, as first mentioned."""
+    models = [model]
+    for part in models:  # grows while it is read
+        mentioned = (found for field in part.model_fields.values() for found in _models_in(field.annotation))
+        here = (found for found in mentioned if found.__module__ == model.__module__)
+        models += [other for other in dict.fromkeys(here) if other not in models]
+    return "\n".join(_table(part) for part in models)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _table(model: type[BaseModel]) -> str:
+    lines = [f"### {model.__name__}", "", " ".join((model.__doc__ or "").split()), "", *HEAD]
+    for name, part in model.model_json_schema().get("properties", {}).items():
+        field = model.model_fields[name]
+        own = {
+            found.__name__ for found in _models_in(field.annotation) if found.__module__ == model.__module__
+        }
+        cells = (f"`{name}`", _type(part, own=own), _default(model, name), part.get("description", ""))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(model: type[BaseModel], name: str) -> str:
+    field = model.model_fields[name]
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):  # {}: an empty object has all defaults
+        value = value.model_dump(mode="json", exclude_defaults=True)
+    return f"`{json.dumps(value)}`"
+
+
+def _type(part: Schema, *, own: set[str]) -> str:
+    if "$ref" in part:
+        name = part["$ref"].rsplit("/", 1)[1]
+        return (
+            f"[{name}]({'' if name in own else 'job-spec.md'}#{name.lower()})"
+            if name != "JsonValue"
+            else "any JSON"
+        )
+    if "anyOf" in part:
+        return " or ".join(_type(choice, own=own) for choice in part["anyOf"])
+    if "const" in part:
+        return f"`{json.dumps(part['const'])}`"
+    if "enum" in part:
+        return ", ".join(f"`{json.dumps(value)}`" for value in part["enum"])
+    if part.get("type") == "array":
+        return f"list of {_type(part.get('items', {}), own=own)}"
+    kind = "map" if part.get("type") == "object" else part.get("type", "any JSON")
+    limits = [f"{sign} {_number(part[key])}" for key, sign in LIMITS.items() if key in part]
+    return f"{kind} {' and '.join(limits)}".strip()
+
+
+def _number(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
