@@ -1,0 +1,39 @@
+"""Rules for the whole test run.
+
+With LIMBECK_FAIL_ON_SKIP=1, as in CI, a skipped test is a failed test, unless it is marked `gpu`: a check
+that quietly stops running is worse than none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+FAIL_ON_SKIP = os.environ.get("LIMBECK_FAIL_ON_SKIP") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a test that is not marked `gpu` into a failure."""
+    report = yield
+    expected = hasattr(report, "wasxfail") or item.get_closest_marker("gpu") is not None
+    if FAIL_ON_SKIP and report.skipped and not expected:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, though LIMBECK_FAIL_ON_SKIP=1: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole module into a failure."""
+    report = yield
+    if FAIL_ON_SKIP and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped, though LIMBECK_FAIL_ON_SKIP=1: {report.longrepr}"
+    return report
