@@ -45,7 +45,8 @@ def fits(pathway: Pathway, teacher_stage: Stage, student_stage: Stage) -> str | 
     return (
         f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
         f"distance {pathway.distance!r} compares them with the teacher's {teacher_stage.channels}; use a "
-        f"transform that projects, or a distance that ignores channels ({', '.join(sorted(_ignores_channels))})"
+        "transform that projects, or a distance that ignores channels "
+        f"({', '.join(sorted(_ignores_channels))})"
     )
 
 

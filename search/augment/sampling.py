@@ -1,0 +1,27 @@
+"""Reading every image of a batch at its own offset, in one gather."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def translate(images: Tensor, *, down: Tensor, right: Tensor, flip: Tensor | None, edge: bool) -> Tensor:
+    """Each image (B, C, H, W) as seen from its own offset; `flip` bool (B,) mirrors it left to right.
+
+    Output pixel (y, x) is input pixel (y + down, x + right). Outside the image lies its edge pixel repeated
+    (`edge`), or zero.
+    """
+    batch, channels, height, width = images.shape
+    columns = torch.arange(width, device=images.device).expand(batch, width)
+    if flip is not None:
+        columns = torch.where(flip[:, None], width - 1 - columns, columns)
+    columns = columns + right[:, None]
+    rows = torch.arange(height, device=images.device) + down[:, None]
+    inside_rows, inside_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    source = (inside_rows[:, :, None] * width + inside_columns[:, None, :]).reshape(batch, 1, height * width)
+    moved = images.reshape(batch, channels, height * width).gather(2, source.expand(-1, channels, -1))
+    if not edge:
+        inside = (rows == inside_rows)[:, :, None] & (columns == inside_columns)[:, None, :]
+        moved = moved * inside.reshape(batch, 1, height * width)
+    return moved.reshape(images.shape)

@@ -1,0 +1,282 @@
+"""Data sets by name, split by seed, in memory as uint8. The only caller of `search.datasets`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search.datasets import Contents, Entry, kinds, reader_of
+from search.problems import SearchProblem
+from search.spec import Splits
+
+SPLITS = ("train", "meta", "validation", "test")
+META_FRACTION = 0.1
+VALIDATION_FRACTION = 0.1
+TEST_FRACTION = 0.2
+_ENTRY_KEYS = {"kind", "path", "train", "test", "size", "channels"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 (N, C, H, W), channels first, and labels int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same images on a device."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def first(self, count: int) -> ImageSet:
+        """The first images, in order."""
+        return ImageSet(self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, split. `mean` and `std` are per channel, of the train split, for images in [0, 1]."""
+
+    name: str
+    classes: int
+    channels: int
+    size: int
+    splits: dict[str, ImageSet]
+    content_sha256: str
+    class_names: list[str] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Images in each split."""
+        return {name: len(images) for name, images in self.splits.items()}
+
+    def training_images(self, splits: str) -> ImageSet:
+        """What a run trains on: `search` the train split, `proof` train, meta and validation together.
+
+        The train split comes first, so that an image has the same index in both.
+        """
+        names = ("train",) if splits == "search" else ("train", "meta", "validation")
+        parts = [self.splits[name] for name in names]
+        return ImageSet(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
+
+
+def as_float(images: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images uint8 in 0..255 as floating point in [0, 1]."""
+    return images.to(dtype) / 255
+
+
+def majority_rate(labels: Tensor, *, classes: int) -> float:
+    """The share of the most frequent class: what always guessing it would reach."""
+    return float(torch.bincount(labels, minlength=classes).max() / len(labels))
+
+
+def open_dataset(
+    name: str,
+    splits: Splits,
+    *,
+    datasets_file: Path | None = None,
+    directory: Path | None = None,
+    input_size: int | None = None,
+    cache_directory: Path | None = None,
+) -> Dataset:
+    """Open and split a data set.
+
+    The name is `digits`, a table of `datasets_file`, or free where `directory` holds the data set itself.
+    `input_size` is the side in pixels that images are brought to; by default the data's own. Decoded images
+    are kept in `cache_directory`. Raises SearchProblem: unknown_dataset, dataset_unreadable, dataset_empty,
+    dataset_one_class, dataset_labels, dataset_too_small, dataset_too_large.
+    """
+    entry = replace(_entry(name, datasets_file, directory), cache_directory=cache_directory)
+    contents = reader_of(entry).read(entry, size=input_size)
+    parts = _split(contents, splits)
+    mean, std = channel_statistics(parts["train"].images)
+    return Dataset(
+        name=name,
+        classes=len(contents.class_names),
+        channels=contents.images.shape[1],
+        size=contents.images.shape[-1],
+        splits=parts,
+        content_sha256=content_sha256(contents),
+        class_names=contents.class_names,
+        mean=mean,
+        std=std,
+    )
+
+
+def available_datasets(datasets_file: Path | None) -> list[dict[str, Any]]:
+    """What the catalogue says of each data set: name, kind, classes, channels, size, images.
+
+    No image is decoded. A data set that cannot be read is listed with `error`, the sentence that says why.
+    """
+    found = []
+    for entry in [Entry(name="digits", kind="digits"), *_entries(datasets_file).values()]:
+        try:
+            figures: dict[str, Any] = dict(reader_of(entry).describe(entry))
+        except SearchProblem as problem:
+            figures = {"error": problem.message}
+        found.append({"name": entry.name, "kind": entry.kind, **figures})
+    return found
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images (N, C, H, W), on the scale [0, 1].
+
+    Counted exactly in integers, so that they do not depend on the number of threads. A channel without any
+    variation gets 1, so that dividing by it does no harm.
+    """
+    means, deviations = [], []
+    values = torch.arange(256, dtype=torch.float64) / 255
+    for channel in range(images.shape[1]):
+        counts = torch.bincount(images[:, channel].reshape(-1), minlength=256).double()
+        mean = float((counts * values).sum() / counts.sum())
+        variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
+        means.append(mean)
+        deviations.append(variance**0.5 or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def content_sha256(contents: Contents) -> str:
+    """Hash of all images and labels as they are in memory, before the split."""
+    digest = hashlib.sha256()
+    for tensor in (contents.images, contents.labels, contents.test_images, contents.test_labels):
+        if tensor is not None:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _split(contents: Contents, splits: Splits) -> dict[str, ImageSet]:
+    """Deal the images to the four splits, by a permutation that depends on the seed alone.
+
+    Test images come from the end of the permutation, so that asking for fewer gives a part of the same ones.
+    """
+    total = len(contents.images)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(splits.seed))
+    sizes = _sizes(contents, splits)
+    chosen: dict[str, ImageSet] = {}
+    if contents.test_images is not None and contents.test_labels is not None:
+        own = torch.randperm(len(contents.test_images), generator=torch.Generator().manual_seed(splits.seed))
+        own = own[: sizes["test"]].sort().values
+        chosen["test"] = ImageSet(contents.test_images[own], contents.test_labels[own])
+    else:
+        chosen["test"] = _take(contents, order[total - sizes["test"] :])
+    start = 0
+    for name in ("meta", "validation", "train"):
+        chosen[name] = _take(contents, order[start : start + sizes[name]])
+        start += sizes[name]
+    return {name: chosen[name] for name in SPLITS}
+
+
+def _take(contents: Contents, indices: Tensor) -> ImageSet:
+    return ImageSet(contents.images[indices], contents.labels[indices])
+
+
+def _sizes(contents: Contents, splits: Splits) -> dict[str, int]:
+    """How many images each split gets; SearchProblem when there are not enough."""
+    total = len(contents.images)
+    has_own_test = contents.test_images is not None
+    available = {
+        "train": total,
+        "test": len(contents.test_images) if contents.test_images is not None else total,
+    }
+    asked = {name: getattr(splits, name) for name in SPLITS}
+    defaults = contents.default_sizes or {
+        "meta": int(total * META_FRACTION),
+        "validation": int(total * VALIDATION_FRACTION),
+        "test": available["test"] if has_own_test else int(total * TEST_FRACTION),
+    }
+    sizes = {name: asked[name] if asked[name] is not None else defaults.get(name) for name in SPLITS}
+    taken = sum(sizes[name] or 0 for name in ("meta", "validation"))
+    if not has_own_test:
+        if asked["test"] is None:  # more training images were asked for than the default leaves over
+            sizes["test"] = min(sizes["test"] or 0, total - taken - (asked["train"] or 1))
+        taken += sizes["test"] or 0
+    if sizes["train"] is None:
+        sizes["train"] = total - taken
+    _require_enough(sizes, available, total=total, has_own_test=has_own_test)
+    return {name: int(size or 0) for name, size in sizes.items()}
+
+
+def _require_enough(
+    sizes: dict[str, int | None], available: dict[str, int], *, total: int, has_own_test: bool
+) -> None:
+    dealt = [name for name in SPLITS if name != "test" or not has_own_test]
+    needed = sum(sizes[name] or 0 for name in dealt)
+    if needed > total or any((sizes[name] or 0) < 1 for name in SPLITS):
+        wish = ", ".join(f"{name} {sizes[name]}" for name in dealt)
+        raise SearchProblem(
+            f"the data set has {total} images for {', '.join(dealt)}, but the splits are {wish}; "
+            "every split needs at least one image: ask for smaller splits",
+            code="dataset_too_small",
+        )
+    if (sizes["test"] or 0) > available["test"]:
+        raise SearchProblem(
+            f"{sizes['test']} test images were asked for, but the data set has {available['test']}",
+            code="dataset_too_small",
+        )
+
+
+def _entry(name: str, datasets_file: Path | None, directory: Path | None) -> Entry:
+    """The data set of that name, or SearchProblem `unknown_dataset` with the nearest names."""
+    if directory is not None:
+        return entry_of_directory(name, directory)
+    if name == "digits":
+        return Entry(name="digits", kind="digits")
+    entries = _entries(datasets_file)
+    if name in entries:
+        return entries[name]
+    known = ["digits", *entries]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    raise SearchProblem(f"unknown data set {name!r}; {hint}", code="unknown_dataset")
+
+
+def entry_of_directory(name: str, directory: Path) -> Entry:
+    """A data set given as a directory: CIFAR's python files where they lie, else class folders of images."""
+    if not directory.is_dir():
+        raise SearchProblem(f"{directory} is not a directory", code="dataset_unreadable")
+    is_cifar = any((directory / file).is_file() for file in ("data_batch_1", "train"))
+    return Entry(name=name, kind="cifar" if is_cifar else "imagefolder", path=directory)
+
+
+def _entries(datasets_file: Path | None) -> dict[str, Entry]:
+    """The tables of `datasets.toml`; a relative path is relative to the file."""
+    if datasets_file is None or not datasets_file.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(datasets_file.read_text()).get("datasets", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SearchProblem(
+            f"{datasets_file.name} cannot be read: {error}", code="dataset_unreadable"
+        ) from error
+    return {name: _entry_of_table(name, table, datasets_file) for name, table in tables.items()}
+
+
+def _entry_of_table(name: str, table: Any, datasets_file: Path) -> Entry:
+    where = f"[datasets.{name}] in {datasets_file.name}"
+    if not isinstance(table, dict) or not {"kind", "path"} <= table.keys():
+        raise SearchProblem(f"{where} needs `kind` and `path`", code="dataset_unreadable")
+    unknown = sorted(table.keys() - _ENTRY_KEYS)
+    if unknown:
+        raise SearchProblem(
+            f"{where} has unknown keys {', '.join(unknown)}; known: {', '.join(sorted(_ENTRY_KEYS))}",
+            code="dataset_unreadable",
+        )
+    if table["kind"] not in kinds():
+        raise SearchProblem(
+            f"{where} has kind {table['kind']!r}; known kinds: {', '.join(kinds())}",
+            code="dataset_unreadable",
+        )
+    path = datasets_file.parent / Path(table["path"]).expanduser()
+    return Entry(name=name, **{**table, "path": path})

@@ -1,0 +1,53 @@
+"""Feature pathways: transforms (Kind.TRANSFORM) and distances (Kind.DISTANCE), one per file.
+
+Contracts. A transform is an `nn.Module` class `(student: Stage, teacher: Stage)`; `forward(student_map
+(B, Cs, Hs, Ws), teacher_shape (Ct, Ht, Wt))` gives (B, Ct, Ht, Wt). A distance is a function
+`(student_map, teacher_map) -> 0-dim mean`, both (B, C, H, W) of one spatial size; no gradient reaches the
+teacher's map. All formulas are free of in-place operations and run in float64 and under forward-mode AD.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from search import registry
+from search.recipe import Pathway, Stage
+from search.registry import Kind, import_siblings
+
+import_siblings(__name__, list(__path__))
+
+
+class PathwayLoss(nn.Module):
+    """One pathway: its transform, then its distance. Not scaled and not weighted."""
+
+    def __init__(self, pathway: Pathway, *, student: Stage, teacher: Stage) -> None:
+        super().__init__()
+        self.pathway = pathway
+        self.transform: nn.Module = registry.get(Kind.TRANSFORM, pathway.transform).factory(student, teacher)
+        self._distance = registry.get(Kind.DISTANCE, pathway.distance).factory
+
+    def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+        """The loss, 0-dim, of a student's and a teacher's map of the pathway's stages."""
+        transformed = self.transform(student_map, tuple(teacher_map.shape[1:]))
+        loss: Tensor = self._distance(transformed, teacher_map)
+        return loss
+
+
+def build_pathway(pathway: Pathway, *, student: Stage, teacher: Stage, seed: int) -> PathwayLoss:
+    """The pathway with transform weights that depend on the seed and its name alone.
+
+    The global random state is left as it was. Raises UnknownMethodError.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_seed_of(pathway, seed))
+        return PathwayLoss(pathway, student=student, teacher=teacher)
+
+
+def _seed_of(pathway: Pathway, seed: int) -> int:
+    """A pathway keeps its start whichever other pathways there are, so pruning others changes nothing."""
+    mixed = seed
+    for character in f"{pathway.teacher}/{pathway.name}":
+        mixed = (mixed * 1_000_003 + ord(character)) % (1 << 63)
+    return mixed
+
+
+__all__ = ["PathwayLoss", "build_pathway"]

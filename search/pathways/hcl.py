@@ -1,0 +1,31 @@
+"""ReviewKD's hierarchical context loss: squared differences at several resolutions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from search.pathways.mse import mean_squared_error
+from search.registry import Kind, register
+
+LEVELS = (4, 2, 1)
+
+
+@register(Kind.DISTANCE, "hcl", source="ReviewKD, Chen et al. 2021, arXiv 2104.09044")
+def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Mean squared difference of the full maps and of their averages on 4x4, 2x2 and 1x1 grids.
+
+    Grids smaller than the map only; weights 1, 1/2, 1/4, 1/8 in the order used, divided by their sum.
+    """
+    total = mean_squared_error(student_map, teacher_map)
+    weight, weights = 1.0, 1.0
+    for level in LEVELS:
+        if level >= student_map.shape[-2]:
+            continue
+        weight /= 2
+        pooled = (
+            functional.adaptive_avg_pool2d(feature_map, level) for feature_map in (student_map, teacher_map)
+        )
+        total = total + weight * mean_squared_error(*pooled)
+        weights += weight
+    return total / weights

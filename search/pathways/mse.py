@@ -1,0 +1,13 @@
+"""The mean squared difference of two maps."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from search.registry import Kind, register
+
+
+@register(Kind.DISTANCE, "mse", source="FitNets, Romero et al. 2015, arXiv 1412.6550")
+def mean_squared_error(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Mean squared difference over all elements."""
+    return (student_map - teacher_map.detach()).square().mean()

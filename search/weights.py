@@ -1,0 +1,167 @@
+"""Files of weights: read as safetensors or as plain tensors, written so that timm alone loads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from search.problems import SearchProblem
+
+INTERPOLATION = "bilinear"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image in [0, 1] before the network: resized to `size`, then (x - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+
+    def to_metadata(self) -> dict[str, str]:
+        """As the text that a safetensors file keeps; the floats come back exactly."""
+        return {
+            "mean": json.dumps(self.mean),
+            "std": json.dumps(self.std),
+            "input_size": json.dumps([len(self.mean), self.size, self.size]),
+            "interpolation": INTERPOLATION,
+        }
+
+
+def read_preprocessing(path: Path) -> Preprocessing | None:
+    """What a weights file says of its inputs; None where it says nothing."""
+    if path.suffix != ".safetensors":
+        return None
+    metadata = read_metadata(path)
+    if not {"mean", "std", "input_size"} <= metadata.keys():
+        return None
+    try:
+        mean, std, size = (json.loads(metadata[key]) for key in ("mean", "std", "input_size"))
+        return Preprocessing(mean=tuple(map(float, mean)), std=tuple(map(float, std)), size=int(size[-1]))
+    except (ValueError, TypeError, IndexError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """A safetensors file's own text entries."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file; nothing in it is executed.
+
+    safetensors by its suffix, anything else as a torch file of plain tensors, where `state_dict` or `model`
+    may hold them. Raises SearchProblem `weights_unreadable`.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise _unreadable(path, error) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise _unreadable(path, "it does not hold a dictionary of tensors")
+    return {str(name).removeprefix("module."): value for name, value in found.items()}
+
+
+def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
+    """Load a file into a network, every entry of it, exactly.
+
+    Raises SearchProblem `weights_do_not_fit` naming what is missing, left over or of another shape, and
+    `weights_unreadable`.
+    """
+    state = read_state(path)
+    expected = network.state_dict()
+    wrong = [
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(expected[key].shape)} in the model"
+        for key in sorted(expected.keys() & state.keys())
+        if state[key].shape != expected[key].shape
+    ]
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    parts = [*wrong[:2]]
+    parts += [f"{len(missing)} entries are missing ({', '.join(missing[:2])}...)"] if missing else []
+    parts += [f"{len(unknown)} entries are unknown ({', '.join(unknown[:2])}...)"] if unknown else []
+    if parts:
+        raise SearchProblem(
+            f"the weights in {path.name} do not fit {name} with this data's classes and channels: "
+            f"{'; '.join(parts)}. Give the model's own weights, or the model that they belong to",
+            code="weights_do_not_fit",
+        )
+    network.load_state_dict(state, strict=True)
+
+
+def write_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a network's state as safetensors, whole or not at all."""
+    state = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    safetensors.torch.save_file(state, temporary, metadata={"format": "pt", **metadata})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def pretrained_file(name: str) -> Path:
+    """timm's pretrained weights of a model in the local caches of Hugging Face or torch hub.
+
+    Raises SearchProblem `weights_unavailable` where they are not: nothing is downloaded.
+    """
+    config = timm.get_pretrained_cfg(name)
+    for candidate in _cached_files(config):
+        if candidate.is_file():
+            return candidate
+    source = config.hf_hub_id or config.url or "no known place"
+    raise SearchProblem(
+        f"the pretrained weights of {name} ({source}) are not on this machine, and nothing is downloaded "
+        "while a job runs; fetch them there beforehand, or give a weights file",
+        code="weights_unavailable",
+    )
+
+
+def _cached_files(config: object) -> list[Path]:
+    from huggingface_hub import try_to_load_from_cache
+
+    found: list[Path] = []
+    file, hub, url = (getattr(config, field, None) for field in ("file", "hf_hub_id", "url"))
+    if file:
+        found.append(Path(file))
+    if hub:
+        for filename in (getattr(config, "hf_hub_filename", None), "model.safetensors", "pytorch_model.bin"):
+            cached = try_to_load_from_cache(hub, filename) if filename else None
+            found += [Path(cached)] if isinstance(cached, str) else []
+    if url:
+        found.append(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)
+    return found
+
+
+def _unreadable(path: Path, reason: object) -> SearchProblem:
+    return SearchProblem(
+        f"the weights in {path.name} cannot be read: {reason}; give a safetensors file, or a torch file of "
+        "plain tensors",
+        code="weights_unreadable",
+    )
