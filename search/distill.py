@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from search.augment import views
-from search.data import ImageSet
+from search.data import ImageSet, as_float
 from search.hypergradient import Approximation, Batch, Lookahead
 from search.hypergradient.adjoint import step_adjoint
 from search.hypergradient.exact import call_with, exact
@@ -63,12 +63,15 @@ class Distillation:
         training: Training,
         *,
         seed: int,
+        augmentation_seed: int = 0,
         device: str = "cpu",
         max_steps: int | None = None,
         hypergradient: Approximation = exact,
     ) -> None:
         self.material, self.parameters, self.training = material, parameters, training
         self.seed, self.device, self.hypergradient = seed, torch.device(device), hypergradient
+        # All runs of a job see the same views, so that teacher outputs on them can be shared.
+        self.augmentation_seed = augmentation_seed
         self.student = material.student.to(self.device).train()
         self.teacher = material.teacher.to(self.device).eval() if material.teacher else None
         process = parameters.process
@@ -101,7 +104,7 @@ class Distillation:
     def _update(self) -> Callable[[], dict[str, float]]:
         progress = self.step / self.total_steps
         effective = self.process.at(progress)
-        batch = self._batch()
+        batch = self.batch()
         random_seed = mix(self.seed, 2, self.step)
         with self._randomness(random_seed):
             logits, maps = self.student.forward_taps(batch.images, self.losses.student_stages)
@@ -117,14 +120,19 @@ class Distillation:
         loss.backward()
         learn = self.parameters.learn
         if self.learned is not None and learn is not None and self.step % learn.update_every_steps == 0:
-            before = {name: p.detach().clone() for name, p in self.student.named_parameters()}
+            before, losses_before = _copies(self.student), _copies(self.losses)
             self.optimizer.step()
-            tangent = self._tangent()
-            self.learned.update(
-                self.hypergradient(
-                    Lookahead(self.student, self.losses, batch, effective, before, tangent, random_seed)
-                )
+            lookahead = Lookahead(
+                student=self.student,
+                losses=self.losses,
+                batch=batch,
+                effective=effective,
+                before=before,
+                losses_before=losses_before,
+                tangent=self._tangent(),
+                random_seed=random_seed,
             )
+            self.learned.update(self.hypergradient(lookahead))
         else:
             self.optimizer.step()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -139,7 +147,7 @@ class Distillation:
 
     def _tangent(self) -> dict[str, Tensor]:
         """The meta loss's gradient after the step, pulled back through the step."""
-        images, targets = self._meta_batch()
+        images, targets = self.meta_batch()
         named = dict(self.student.named_parameters())
         with self._randomness(mix(self.seed, 3, self.step)):
             logits, _ = call_with(self.student, [], named, images)
@@ -148,7 +156,7 @@ class Distillation:
         vectors = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(named, step_adjoint(self.optimizer, list(named.values()), list(vectors)), strict=True))
 
-    def _batch(self) -> Batch:
+    def batch(self) -> Batch:
         """The training batch of this step: a pure function of (seed, step)."""
         epoch, position = divmod(self.step, self.steps_per_epoch)
         if self._order[0] != epoch:
@@ -168,7 +176,7 @@ class Distillation:
         with torch.no_grad():
             return self.teacher.forward_taps(images, self.losses.teacher_stages)
 
-    def _meta_batch(self) -> tuple[Tensor, Tensor]:
+    def meta_batch(self) -> tuple[Tensor, Tensor]:
         """A seeded sample of the meta split, augmented like the training images."""
         meta, learn = self.material.meta, self.parameters.learn
         assert meta is not None
@@ -181,9 +189,13 @@ class Distillation:
     def _images(self, images: ImageSet, indices: Tensor, view: int) -> Tensor:
         raw = images.images[indices].to(self.device)
         augmented = views(
-            raw, indices=indices.to(self.device), seed=self.seed, view=view, policy=self.training.augmentation
+            raw,
+            indices=indices.to(self.device),
+            seed=self.augmentation_seed,
+            view=view,
+            policy=self.training.augmentation,
         )
-        return augmented.to(next(self.student.parameters()).dtype) / 255
+        return as_float(augmented, dtype=next(self.student.parameters()).dtype)
 
     def _randomness(self, seed: int) -> _Seeded:
         return _Seeded(seed, self.device)
@@ -245,6 +257,10 @@ class _Seeded:
         self._fork.__exit__(*error)  # type: ignore[arg-type]
 
 
+def _copies(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
 def permutation(size: int, seed: int) -> Tensor:
     """A seeded order of 0..size-1, drawn on the CPU so that it is the same on every device."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
@@ -259,3 +275,9 @@ def mix(*parts: int) -> int:
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         value ^= value >> 31
     return value >> 1
+
+
+if __name__ == "__main__":
+    from search.distill_command import run
+
+    run()

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from search.logits import build_logit_loss
+from search.pathways import build_pathway
 from search.process import Effective
 from search.recipe import Process, Stage
-from search.registry import Kind, get
 
 SCALE_FLOOR = 1e-8
 
@@ -32,16 +33,16 @@ class DistillationLosses(nn.Module):
         self.process = process
         self.teacher_stages = sorted({pathway.teacher_stage for pathway in process.pathways})
         self.student_stages = sorted({pathway.student_stage for pathway in process.pathways})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.transforms = nn.ModuleList(
-                get(Kind.TRANSFORM, pathway.transform).factory(
-                    student[pathway.student_stage], teacher[pathway.teacher_stage]
-                )
-                for pathway in process.pathways
+        self.pathways = nn.ModuleList(
+            build_pathway(
+                pathway,
+                student=student[pathway.student_stage],
+                teacher=teacher[pathway.teacher_stage],
+                seed=seed,
             )
-        self._distances = [get(Kind.DISTANCE, pathway.distance).factory for pathway in process.pathways]
-        self._logit_losses = [get(Kind.LOGIT_LOSS, loss.name).factory() for loss in process.logit_losses]
+            for pathway in process.pathways
+        )
+        self._logit_losses = [build_logit_loss(loss.name) for loss in process.logit_losses]
         self.register_buffer("scales", torch.zeros(len(process.pathways), dtype=torch.float64))
 
     def logit_losses(
@@ -69,13 +70,15 @@ class DistillationLosses(nn.Module):
 
     def raw_pathway_losses(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
         """(P,) before scaling. Maps (B, C, H, W) by stage index."""
-        values = []
-        for pathway, transform, distance in zip(
-            self.process.pathways, self.transforms, self._distances, strict=True
-        ):
-            target = teacher_maps[pathway.teacher_stage]
-            values.append(distance(transform(student_maps[pathway.student_stage], target.shape[1:]), target))
+        values = [
+            loss(student_maps[pathway.student_stage], teacher_maps[pathway.teacher_stage])
+            for pathway, loss in zip(self.process.pathways, self.pathways, strict=True)
+        ]
         return torch.stack(values) if values else torch.zeros(0)
+
+    def forward(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
+        """The pathway losses: what `torch.func.functional_call` calls."""
+        return self.pathway_losses(student_maps, teacher_maps)
 
     def pathway_losses(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
         """(P,) unit-scaled; the first call measures the scales."""

@@ -42,7 +42,8 @@ class Batch:
 class Lookahead:
     """One optimiser step that was taken, and the meta batch it is judged by.
 
-    `before` are the student's parameters before the step by name, `tangent` the direction
+    `before` and `losses_before` are the student's and the transforms' parameters before the step by name (the meta
+    loss does not depend on the transforms, so they have no tangent), `tangent` the direction
     (d step / d gradient)^T v in which the losses of `batch` are differentiated at `before`
     (`search.hypergradient.adjoint`), v being the meta loss's gradient after the step.
     """
@@ -52,6 +53,7 @@ class Lookahead:
     batch: Batch
     effective: Effective
     before: Mapping[str, Tensor]
+    losses_before: Mapping[str, Tensor]
     tangent: Mapping[str, Tensor]
     random_seed: int
 

@@ -53,7 +53,11 @@ def exact(lookahead: Lookahead) -> HyperGradient:
         logits, maps = call_with(lookahead.student, losses.student_stages, duals, batch.images)
         by_pathway = torch.zeros(0, dtype=torch.float64)
         if losses.process.pathways:
-            values = losses.pathway_losses(maps, batch.teacher_maps)
+            values = torch.func.functional_call(
+                losses,
+                (dict(lookahead.losses_before), {name: b.clone() for name, b in losses.named_buffers()}),
+                (maps, batch.teacher_maps),
+            )
             by_pathway = _tangent(values).double().cpu()
         logits, logits_tangent = logits.clone(), _tangent(logits).clone()
         logits = fwd.unpack_dual(logits).primal.clone()
@@ -66,8 +70,8 @@ def _by_logit_losses(lookahead: Lookahead, logits: Tensor, tangent: Tensor) -> d
     """Derivatives with respect to the logit losses' weights and temperatures; (L,) each."""
     batch, effective = lookahead.batch, lookahead.effective
     temperatures = [
-        effective.teacher_temperatures.to(logits).requires_grad_(True),
-        effective.student_temperatures.to(logits).requires_grad_(True),
+        temperatures.to(logits, copy=True).requires_grad_(True)
+        for temperatures in (effective.teacher_temperatures, effective.student_temperatures)
     ]
     with torch.enable_grad():
         leaf = logits.requires_grad_(True)

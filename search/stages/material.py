@@ -1,0 +1,93 @@
+"""What trials of one job share inside a process: the data set and the teacher, opened once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from search.data import Dataset, ImageSet, as_float, open_dataset
+from search.evaluate import evaluate
+from search.models import TappedModel, build_model, weights_sha256
+from search.problems import SearchProblem
+from search.spec import JobSpec, Splits
+from search.trial import TrialSetting
+
+EVALUATION_BATCH = 512
+
+
+def dataset_of(setting: TrialSetting) -> Dataset:
+    """The job's data set, split and in memory."""
+    data = setting.spec.data
+    return _dataset(data.name, data.splits.model_dump_json(), setting.places.datasets_file, data.input_size)
+
+
+@lru_cache(maxsize=2)
+def _dataset(name: str, splits: str, datasets_file: Path | None, input_size: int | None) -> Dataset:
+    return open_dataset(
+        name, Splits.model_validate_json(splits), datasets_file=datasets_file, input_size=input_size
+    )
+
+
+def build(
+    spec: JobSpec, dataset: Dataset, model: str, *, seed: int, weights: Path | str | None = None
+) -> TappedModel:
+    """A model for this data set: its classes, channels, size; from scratch it takes the data's own mean and std."""
+    return build_model(
+        model,
+        classes=dataset.classes,
+        channels=dataset.channels,
+        input_size=spec.data.input_size or dataset.size,
+        seed=seed,
+        weights=weights,
+        data_mean=dataset.mean,
+        data_std=dataset.std,
+    )
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """The job's teacher, and its logits on one split, unaugmented."""
+
+    model: TappedModel
+    logits: Tensor
+    weights_sha256: str
+
+
+def teacher_of(setting: TrialSetting, *, split: str) -> LoadedTeacher:
+    """The teacher that this job's teacher trial stored, with its logits on `split`."""
+    file = setting.places.teacher_file
+    if file is None:
+        raise SearchProblem("the job's teacher trial has not stored its weights yet", code="teacher_missing")
+    document = setting.spec.model_dump_json(include={"teachers", "student", "data"})
+    changed = file.stat().st_mtime_ns
+    return _teacher(document, setting.places.datasets_file, file, changed, split, setting.device)
+
+
+@lru_cache(maxsize=4)
+def _teacher(
+    document: str, datasets_file: Path | None, file: Path, changed: int, split: str, device: str
+) -> LoadedTeacher:
+    spec = JobSpec.model_validate_json(document)
+    data = spec.data
+    dataset = _dataset(data.name, data.splits.model_dump_json(), datasets_file, data.input_size)
+    model = build(spec, dataset, spec.teacher.model, seed=0, weights=file).eval()
+    return LoadedTeacher(model, logits_on(model, dataset.splits[split], device), weights_sha256(model))
+
+
+@torch.inference_mode()
+def logits_on(model: TappedModel, images: ImageSet, device: str) -> Tensor:
+    """(N, K) logits of the unaugmented images, on the CPU, in evaluation mode."""
+    model = model.to(device).eval()
+    rows = [
+        model(as_float(batch.to(device))).float().cpu() for batch in images.images.split(EVALUATION_BATCH)
+    ]
+    return torch.cat(rows)
+
+
+def accuracy_on(model: TappedModel, images: ImageSet, device: str) -> float:
+    """Share of images classified rightly."""
+    return evaluate(model, images, batch_size=EVALUATION_BATCH, device=device).accuracy
