@@ -1,0 +1,1 @@
+"""The service: HTTP API, web page and the store. This package imports nothing by itself."""

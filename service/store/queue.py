@@ -57,7 +57,7 @@ class RetryPolicy:
         return cls(settings.max_fruitless_attempts, settings.backoff_seconds, settings.max_backoff_seconds)
 
     def wait_seconds(self, fruitless_attempts: int) -> float:
-        """Seconds until the next attempt: doubled by every fruitless attempt after the first, up to the longest."""
+        """Seconds until the next attempt, doubled by every fruitless attempt after the first."""
         doublings = min(max(fruitless_attempts - 1, 0), 62)
         return float(min(self.backoff_seconds * 2**doublings, self.max_backoff_seconds))
 
@@ -140,7 +140,7 @@ def record_preflight(session: Session, *, lease: Lease, preflight: dict[str, Any
 
 def release(session: Session, *, lease: Lease, reason: Reason, policy: RetryPolicy) -> Job:
     """Give a job back before its end: `queued` again; or `cancelled` when that was asked for; or `failed`,
-    `worker_lost`, when too many attempts in a row made no progress. A stopped worker's attempt is not counted.
+    `worker_lost`, when too many attempts in a row made no progress. A stopped worker's attempt counts not.
     """
     leases.require(session, lease)
     job = jobs.get(session, job_id=lease.job_id)

@@ -70,6 +70,6 @@ def _refuse_newer(current: str | None, url: str) -> None:
     known = {script.revision for script in _scripts().walk_revisions()}
     if current is not None and current not in known:
         raise SchemaTooNew(
-            f"{normalise_url(url).render_as_string()} has the schema {current}, which this version of Limbeck "
-            "does not know: it was migrated by a newer one. Update Limbeck, or restore a backup."
+            f"{normalise_url(url).render_as_string()} has the schema {current}, which this version of "
+            "Limbeck does not know: it was migrated by a newer one. Update Limbeck, or restore a backup."
         )

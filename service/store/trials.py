@@ -94,7 +94,7 @@ def finish(
     error_message: str | None = None,
     device_seconds: float = 0.0,
 ) -> Trial:
-    """End an unfinished trial. Ending it again in the same state changes nothing; another raises StateConflict.
+    """End an unfinished trial; again in the same state changes nothing, in another raises StateConflict.
 
     Every end but `cancelled` is progress: the job's fruitless attempts count from zero again.
     """
@@ -159,7 +159,7 @@ def count_by_state(session: Session, *, job_id: str) -> dict[TrialState, int]:
 
 
 def cancel_unfinished(session: Session, *, job_id: str) -> None:
-    """Set the unfinished trials of a job that ends `cancelled`. For `jobs` only, with the job's row locked."""
+    """Set unfinished trials of a job that ends `cancelled`. For `jobs` only, with the job's row locked."""
     session.execute(
         update(Trial)
         .where(Trial.job_id == job_id, Trial.state.in_(UNFINISHED))
