@@ -125,14 +125,14 @@ def count_by_state(session: Session) -> dict[JobState, int]:
 
 
 def oldest_queued_seconds(session: Session) -> float | None:
-    """For how long the oldest queued job has been there, or None."""
+    """For how long the job has been due that waits longest in the queue; negative while all are in back-off."""
     row = session.execute(
-        select(Job.created_at, select(now()).scalar_subquery().label("present"))
+        select(Job.run_after, select(now()).scalar_subquery().label("present"))
         .where(Job.state == JobState.QUEUED)
-        .order_by(Job.created_at)
+        .order_by(Job.run_after)
         .limit(1)
     ).one_or_none()
-    return None if row is None else (row.present - row.created_at).total_seconds()
+    return None if row is None else (row.present - row.run_after).total_seconds()
 
 
 def change(session: Session, *, job_id: str, **values: Any) -> Job:
