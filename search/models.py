@@ -14,97 +14,14 @@ from typing import Any, Literal
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from search.problems import SearchProblem
-from search.recipe import Stage
-from search.taps import find_taps
-from search.weights import Preprocessing, load_weights, pretrained_file, read_preprocessing, write_weights
+from search.tapped import TappedModel, evaluating
+from search.weights import Preprocessing, load_weights, read_preprocessing, write_weights
 
 Weights = Path | Literal["pretrained"] | None
 # Beyond this a resized image is nothing but interpolation, and costs hundreds of times its own size.
 MAX_ENLARGEMENT = 16
-
-
-class TappedModel(nn.Module):
-    """A timm network that takes images in [0, 1] of the data's size, and can be tapped at its stages.
-
-    Resizing and normalisation happen inside; the network's own state is all that is ever exported. Usable by
-    `torch.func.functional_call` and under forward-mode AD: no fused attention, no in-place activations.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        name: str,
-        preprocessing: Preprocessing,
-        data_size: int,
-        img_size: int | None,
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.network = network
-        self.preprocessing = preprocessing
-        self.data_size = data_size
-        self.img_size = img_size
-        for field in ("mean", "std"):
-            values = torch.tensor(getattr(preprocessing, field), dtype=torch.float32)
-            self.register_buffer(field, values[:, None, None], persistent=False)
-        _prepare(network)
-        with _evaluating(network):
-            self._read, shapes = find_taps(network, self._input(self._blank(2)))
-        self._taps = list(shapes)
-        self.stages = [
-            Stage(
-                index=index,
-                channels=channels,
-                reduction=data_size / height,
-                depth=index / max(1, len(shapes) - 1),
-            )
-            for index, (channels, height, _) in enumerate(shapes.values())
-        ]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of float images (B, C, H, W) in [0, 1]."""
-        logits: Tensor = self.network(self._input(images))
-        return logits
-
-    def forward_taps(self, images: Tensor, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        """Logits (B, K) and the maps (B, C, H, W) of these stages, in one pass; the logits are `forward`'s.
-
-        Each stage may be named once or more; IndexError for one that there is not.
-        """
-        wanted = {self._taps[stage]: stage for stage in stages}
-        if not wanted:
-            return self.forward(images), {}
-        logits, maps = self._read(self.network, self._input(images), list(wanted))
-        return logits, {wanted[tap]: value for tap, value in maps.items()}
-
-    @property
-    def parameter_count(self) -> int:
-        """Parameters of the network."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
-
-    def _input(self, images: Tensor) -> Tensor:
-        size = self.preprocessing.size
-        if images.shape[-2:] != (size, size):
-            images = functional.interpolate(
-                images,
-                size=(size, size),
-                mode="bilinear",
-                align_corners=False,
-                antialias=images.shape[-1] > size,
-            )
-        return (images - self.mean) / self.std
-
-    def _blank(self, count: int) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        shape = (count, len(self.preprocessing.mean), self.data_size, self.data_size)
-        return torch.rand(shape, generator=generator)
 
 
 def build_model(
@@ -133,7 +50,7 @@ def build_model(
     require_known(name)
     kwargs: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     if weights == "pretrained":
-        kwargs |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained_file(name))}}
+        kwargs |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_pretrained_file(name))}}
     saved = read_preprocessing(weights) if isinstance(weights, Path) else None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -153,13 +70,7 @@ def build_model(
             network, weights, channels=channels, data=(tuple(data_mean), tuple(data_std))
         )
         saved = Preprocessing(mean=mean, std=std, size=size)
-    try:
-        return TappedModel(network, name=name, preprocessing=saved, data_size=input_size, img_size=img_size)
-    except Exception as error:
-        raise SearchProblem(
-            f"{name} does not run on {channels}-channel images of {size}x{size}: {error}",
-            code="model_unsupported",
-        ) from error
+    return TappedModel(network, name=name, preprocessing=saved, data_size=input_size, img_size=img_size)
 
 
 def available_models() -> list[str]:
@@ -230,45 +141,55 @@ def _network_at_size(
 ) -> tuple[nn.Module, int, int | None]:
     """The network, the side of its input, and the `img_size` it was built with (None: timm's default).
 
-    A model of fixed size is built for the data's size where it allows that, else for the next larger multiple
-    of its patch, else it keeps its own size and gets resized images.
+    The data's size where the model runs at it, else the next larger multiple of its patch, else the size that
+    timm gives it; then images are resized. Models of fixed size are built for the first two by `img_size`.
     """
     config = timm.get_pretrained_cfg(name)
-    own = config.input_size[-1]
-    if not config.fixed_input_size or wanted == own:
-        return _create(name, seed=seed, **kwargs), wanted, None
-    patch = 1
-    for size in (wanted, None):
-        side = size if size is not None else -(-wanted // patch) * patch
-        network = _try_size(name, side, seed=seed, kwargs=kwargs)
-        if network is None:
-            continue
-        patch = _patch_of(network)
-        if side % patch == 0:
-            return network, side, side
+    own, patch = int(config.input_size[-1]), 1
+    for side in (wanted, None, own):
+        side = -(-wanted // patch) * patch if side is None else side
+        img_size = side if config.fixed_input_size and side != own else None
+        network = _try_size(name, side, img_size=img_size, seed=seed, kwargs=kwargs)
+        patch = _patch_of(network) if network is not None else patch
+        if (
+            network is not None
+            and side % patch == 0
+            and _runs(network, channels=kwargs["in_chans"], side=side)
+        ):
+            return network, side, img_size
         if exact:
-            break
-    if exact:
-        remedy = f"a multiple of {patch}, or " if patch > 1 else ""
-        raise SearchProblem(
-            f"{name} cannot take images of {wanted}x{wanted} pixels; set data.input_size to {remedy}{own}, "
-            "or leave it out to have images resized",
-            code="input_size_unsupported",
-        )
-    return _create(name, seed=seed, **kwargs), own, None
+            remedy = f"a multiple of {patch}, or " if patch > 1 else ""
+            raise SearchProblem(
+                f"{name} cannot take images of {wanted}x{wanted} pixels; set data.input_size to {remedy}{own}, "
+                "or leave it out to have images resized",
+                code="input_size_unsupported",
+            )
+    raise SearchProblem(
+        f"{name} does not run on {kwargs['in_chans']}-channel images, neither of {wanted}x{wanted} nor of "
+        f"{own}x{own} pixels; choose another model",
+        code="model_unsupported",
+    )
 
 
-def _try_size(name: str, side: int, *, seed: int, kwargs: dict[str, Any]) -> nn.Module | None:
-    """The network built for that size, or None where it cannot be or does not run."""
+def _try_size(
+    name: str, side: int, *, img_size: int | None, seed: int, kwargs: dict[str, Any]
+) -> nn.Module | None:
+    """The network, built for that size where `img_size` says so; None where timm refuses."""
     try:
-        network = _create(name, seed=seed, img_size=side, **kwargs)
-        with _evaluating(network), torch.no_grad():
-            network(torch.zeros(2, kwargs["in_chans"], side, side))
-    except SearchProblem:
-        raise
-    except Exception:  # timm's families refuse a size in many ways: TypeError, AssertionError, RuntimeError
+        return _create(name, seed=seed, **kwargs, **({} if img_size is None else {"img_size": img_size}))
+    except Exception as error:  # timm's families refuse a size in many ways
+        if img_size is None:
+            raise SearchProblem(f"{name} cannot be built: {error}", code="model_unsupported") from error
         return None
-    return network
+
+
+def _runs(network: nn.Module, *, channels: int, side: int) -> bool:
+    try:
+        with evaluating(network), torch.no_grad():
+            logits = network(torch.zeros(2, channels, side, side))
+    except Exception:  # AssertionError, RuntimeError, ValueError, by family
+        return False
+    return isinstance(logits, Tensor) and logits.shape == (2, network.num_classes)
 
 
 def _create(name: str, *, seed: int, **kwargs: Any) -> nn.Module:
@@ -297,24 +218,37 @@ def _normalisation(
     return figures[0], figures[1]
 
 
-def _prepare(network: nn.Module) -> None:
-    """Fused attention has no forward-mode derivative; in-place activations would overwrite tapped maps."""
-    module: Any
-    for module in network.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False
+def _pretrained_file(name: str) -> Path:
+    """timm's pretrained weights of a model in the local caches of Hugging Face or torch hub.
+
+    Raises SearchProblem `weights_unavailable` where they are not: nothing is downloaded.
+    """
+    config = timm.get_pretrained_cfg(name)
+    for candidate in _cached_files(config):
+        if candidate.is_file():
+            return candidate
+    source = config.hf_hub_id or config.url or "no known place"
+    raise SearchProblem(
+        f"the pretrained weights of {name} ({source}) are not on this machine, and nothing is downloaded "
+        "while a job runs; fetch them there beforehand, or give a weights file",
+        code="weights_unavailable",
+    )
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
+def _cached_files(config: object) -> list[Path]:
+    from huggingface_hub import try_to_load_from_cache
+
+    found: list[Path] = []
+    file, hub, url = (getattr(config, field, None) for field in ("file", "hf_hub_id", "url"))
+    if file:
+        found.append(Path(file))
+    if hub:
+        for filename in (getattr(config, "hf_hub_filename", None), "model.safetensors", "pytorch_model.bin"):
+            cached = try_to_load_from_cache(hub, filename) if filename else None
+            found += [Path(cached)] if isinstance(cached, str) else []
+    if url:
+        found.append(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)
+    return found
 
 
 @contextmanager

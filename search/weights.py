@@ -11,7 +11,6 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -124,39 +123,6 @@ def write_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def pretrained_file(name: str) -> Path:
-    """timm's pretrained weights of a model in the local caches of Hugging Face or torch hub.
-
-    Raises SearchProblem `weights_unavailable` where they are not: nothing is downloaded.
-    """
-    config = timm.get_pretrained_cfg(name)
-    for candidate in _cached_files(config):
-        if candidate.is_file():
-            return candidate
-    source = config.hf_hub_id or config.url or "no known place"
-    raise SearchProblem(
-        f"the pretrained weights of {name} ({source}) are not on this machine, and nothing is downloaded "
-        "while a job runs; fetch them there beforehand, or give a weights file",
-        code="weights_unavailable",
-    )
-
-
-def _cached_files(config: object) -> list[Path]:
-    from huggingface_hub import try_to_load_from_cache
-
-    found: list[Path] = []
-    file, hub, url = (getattr(config, field, None) for field in ("file", "hf_hub_id", "url"))
-    if file:
-        found.append(Path(file))
-    if hub:
-        for filename in (getattr(config, "hf_hub_filename", None), "model.safetensors", "pytorch_model.bin"):
-            cached = try_to_load_from_cache(hub, filename) if filename else None
-            found += [Path(cached)] if isinstance(cached, str) else []
-    if url:
-        found.append(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)
-    return found
 
 
 def _unreadable(path: Path, reason: object) -> SearchProblem:

@@ -43,12 +43,14 @@ class Contents:
 
     def __post_init__(self) -> None:
         """Refuse what no training could use."""
-        for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
-            if images is not None and labels is not None:
-                _check(images, labels, classes=len(self.class_names))
-        if len(self.class_names) < 2:
+        classes = len(self.class_names)
+        _check(self.images, self.labels, classes=classes)
+        if self.test_images is not None and self.test_labels is not None:
+            _check(self.test_images, self.test_labels, classes=classes)
+        used = len(torch.unique(self.labels))
+        if used < 2:
             raise SearchProblem(
-                f"the data set has {len(self.class_names)} class; at least two are needed",
+                f"all images of the data set are of one class out of {classes}; at least two are needed",
                 code="dataset_one_class",
             )
 

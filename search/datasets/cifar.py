@@ -1,0 +1,107 @@
+"""CIFAR-10 and CIFAR-100 in their published python form, and other sets written the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from search.datasets.contents import Contents, Entry, register_kind
+from search.datasets.restricted_pickle import read_pickle
+from search.problems import SearchProblem
+
+OWN_SIZE = 32
+CHANNELS = 3
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+
+
+def describe(entry: Entry) -> dict[str, int | None]:
+    """What the catalogue says; only the small file of class names is read."""
+    root = _root(entry)
+    images = 60_000 if (root / "train").is_file() or (root / _BATCHES[-1]).is_file() else None
+    return {"classes": len(_class_names(root)), "channels": CHANNELS, "size": OWN_SIZE, "images": images}
+
+
+@register_kind("cifar", describe=describe)
+def read(entry: Entry, *, size: int | None) -> Contents:
+    """The training and test files of a directory such as `cifar-10-batches-py` or `cifar-100-python`."""
+    root = _root(entry)
+    train = [root / name for name in _BATCHES if (root / name).is_file()] or [root / "train"]
+    test = root / "test_batch" if (root / "test_batch").is_file() else root / "test"
+    images, labels = _read_files(train)
+    test_images, test_labels = _read_files([test])
+    side = size or entry.size or OWN_SIZE
+    return Contents(
+        images=_resized(images, side),
+        labels=labels,
+        class_names=_class_names(root),
+        test_images=_resized(test_images, side),
+        test_labels=test_labels,
+    )
+
+
+def _root(entry: Entry) -> Path:
+    if entry.path is None or not entry.path.is_dir():
+        raise SearchProblem(
+            f"data set {entry.name!r}: {entry.path} is not a directory", code="dataset_unreadable"
+        )
+    return entry.path
+
+
+def _class_names(root: Path) -> list[str]:
+    """From `batches.meta` (CIFAR-10) or `meta` (CIFAR-100, its fine classes)."""
+    path = root / "batches.meta" if (root / "batches.meta").is_file() else root / "meta"
+    names = _first(read_pickle(path), path, b"label_names", b"fine_label_names")
+    if not isinstance(names, list):
+        raise _malformed(path, "its class names are not a list")
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _read_files(paths: list[Path]) -> tuple[Tensor, Tensor]:
+    parts = [_read_file(path) for path in paths]
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _read_file(path: Path) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of one file."""
+    contents = read_pickle(path)
+    pixels = _first(contents, path, b"data")
+    labels = _first(contents, path, b"labels", b"fine_labels")
+    width = CHANNELS * OWN_SIZE * OWN_SIZE
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (width,):
+        raise _malformed(path, f"`data` is not an array of bytes with {width} columns")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise _malformed(path, "its labels are not a list of whole numbers")
+    images = torch.from_numpy(pixels.copy()).reshape(-1, CHANNELS, OWN_SIZE, OWN_SIZE)
+    return images, torch.tensor(labels, dtype=torch.int64)
+
+
+def _first(contents: dict[bytes, Any], path: Path, *keys: bytes) -> Any:
+    for key in keys:
+        if key in contents:
+            return contents[key]
+    raise _malformed(path, f"it has no entry {' or '.join(key.decode() for key in keys)}")
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """At another side, by bilinear interpolation, a thousand images at a time to bound the memory."""
+    if images.shape[-1] == size:
+        return images
+    parts = [
+        functional.interpolate(
+            part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=size < OWN_SIZE
+        )
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        for part in torch.split(images, 1000)
+    ]
+    return torch.cat(parts)
+
+
+def _malformed(path: Path, reason: str) -> SearchProblem:
+    return SearchProblem(f"{path} is not a CIFAR file: {reason}", code="dataset_unreadable")

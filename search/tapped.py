@@ -1,0 +1,116 @@
+"""A timm network with its preprocessing inside and its stages within reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search.recipe import Stage
+from search.taps import find_taps
+from search.weights import Preprocessing
+
+
+class TappedModel(nn.Module):
+    """A timm network that takes images in [0, 1] of the data's size, and can be tapped at its stages.
+
+    Resizing and normalisation happen inside; the network's own state is all that is ever exported. Usable by
+    `torch.func.functional_call` and under forward-mode AD: no fused attention, no in-place activations.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing,
+        data_size: int,
+        img_size: int | None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.preprocessing = preprocessing
+        self.data_size = data_size
+        self.img_size = img_size
+        for field in ("mean", "std"):
+            values = torch.tensor(getattr(preprocessing, field), dtype=torch.float32)
+            self.register_buffer(field, values[:, None, None], persistent=False)
+        prepare(network)
+        with evaluating(network):
+            self._read, shapes = find_taps(network, self._input(self._blank(2)))
+        self._taps = list(shapes)
+        self.stages = [
+            Stage(
+                index=index,
+                channels=channels,
+                reduction=data_size / height,
+                depth=index / max(1, len(shapes) - 1),
+            )
+            for index, (channels, height, _) in enumerate(shapes.values())
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of float images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.network(self._input(images))
+        return logits
+
+    def forward_taps(self, images: Tensor, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits (B, K) and the maps (B, C, H, W) of these stages, in one pass; the logits are `forward`'s.
+
+        Each stage may be named once or more; IndexError for one that there is not.
+        """
+        wanted = {self._taps[stage]: stage for stage in stages}
+        if not wanted:
+            return self.forward(images), {}
+        logits, maps = self._read(self.network, self._input(images), list(wanted))
+        return logits, {wanted[tap]: value for tap, value in maps.items()}
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def _input(self, images: Tensor) -> Tensor:
+        size = self.preprocessing.size
+        if images.shape[-2:] != (size, size):
+            images = functional.interpolate(
+                images,
+                size=(size, size),
+                mode="bilinear",
+                align_corners=False,
+                antialias=images.shape[-1] > size,
+            )
+        return (images - self.mean) / self.std
+
+    def _blank(self, count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (count, len(self.preprocessing.mean), self.data_size, self.data_size)
+        return torch.rand(shape, generator=generator)
+
+
+def prepare(network: nn.Module) -> None:
+    """Fused attention has no forward-mode derivative; in-place activations would overwrite tapped maps."""
+    module: Any
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
