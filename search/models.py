@@ -65,12 +65,13 @@ def build_model(
         )
     if isinstance(weights, Path):
         load_weights(network, weights, name=name)
-    if saved is None or len(saved.mean) != channels:
-        mean, std = _normalisation(
-            network, weights, channels=channels, data=(tuple(data_mean), tuple(data_std))
-        )
-        saved = Preprocessing(mean=mean, std=std, size=size)
-    return TappedModel(network, name=name, preprocessing=saved, data_size=input_size, img_size=img_size)
+    mean, std = (saved.mean, saved.std) if saved else (tuple(data_mean), tuple(data_std))
+    if weights == "pretrained":
+        mean, std = _own_normalisation(network, channels=channels)
+    preprocessing = Preprocessing(mean=mean, std=std, size=size)
+    return TappedModel(
+        network, name=name, preprocessing=preprocessing, data_size=input_size, img_size=img_size
+    )
 
 
 def available_models() -> list[str]:
@@ -141,8 +142,8 @@ def _network_at_size(
 ) -> tuple[nn.Module, int, int | None]:
     """The network, the side of its input, and the `img_size` it was built with (None: timm's default).
 
-    The data's size where the model runs at it, else the next larger multiple of its patch, else the size that
-    timm gives it; then images are resized. Models of fixed size are built for the first two by `img_size`.
+    The data's size where the model runs at it, else the next larger multiple of its patch, else the size
+    that timm gives it; then images are resized. Models of fixed size are built for the first two by `img_size`.
     """
     config = timm.get_pretrained_cfg(name)
     own, patch = int(config.input_size[-1]), 1
@@ -151,11 +152,8 @@ def _network_at_size(
         img_size = side if config.fixed_input_size and side != own else None
         network = _try_size(name, side, img_size=img_size, seed=seed, kwargs=kwargs)
         patch = _patch_of(network) if network is not None else patch
-        if (
-            network is not None
-            and side % patch == 0
-            and _runs(network, channels=kwargs["in_chans"], side=side)
-        ):
+        fits = network is not None and side % patch == 0
+        if network is not None and fits and _runs(network, channels=kwargs["in_chans"], side=side):
             return network, side, img_size
         if exact:
             remedy = f"a multiple of {patch}, or " if patch > 1 else ""
@@ -204,15 +202,11 @@ def _patch_of(network: nn.Module) -> int:
     return int(patch[0] if isinstance(patch, tuple | list) else patch)
 
 
-def _normalisation(
-    network: nn.Module, weights: Weights, *, channels: int, data: tuple[tuple[float, ...], tuple[float, ...]]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel; timm's RGB figures are averaged for other channels."""
-    if weights != "pretrained":
-        return data
+def _own_normalisation(network: nn.Module, *, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """timm's mean and standard deviation per channel; RGB figures are averaged for other channels."""
+    config: Any = network.pretrained_cfg
     figures = []
     for field in ("mean", "std"):
-        config: Any = network.pretrained_cfg
         values = tuple(float(value) for value in config[field])
         figures.append(values if len(values) == channels else (sum(values) / len(values),) * channels)
     return figures[0], figures[1]
