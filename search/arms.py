@@ -1,0 +1,203 @@
+"""The arms of a job: every way to train is a process, and how it is run. Imports no torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from search.dimensions import Choices, Dimension, Interval, Options
+from search.pathway_rules import enumerate_pathways, fits
+from search.recipe import LogitLoss, Pathway, Point, Process, constant
+from search.records import Learning, PreflightResult, RunParameters
+from search.spec import JobSpec, Range
+
+LOGIT_LOSS_OF_KD = "kd"
+
+
+class ArmName(StrEnum):
+    """The arms of proof, in the order of a report."""
+
+    STUDENT_ALONE = "student_alone"
+    PLAIN_KD = "plain_kd"
+    TUNED_KD = "tuned_kd"
+    LONGER_KD = "longer_kd"
+    UNIFORM = "uniform"
+    CONSTANT = "constant"
+    SHUFFLED = "shuffled"
+    SEARCHED = "searched"
+
+
+class ProcessKind(StrEnum):
+    """How a learned process is replayed: as it was learned over training, or its end held throughout."""
+
+    SCHEDULE = "schedule"
+    CONSTANT = "constant"
+
+
+def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
+    """The job's search space as dimensions; a value listed twice counts once."""
+    space = spec.search.space
+    return (
+        _options("connections", space.connections),
+        _options("transform", space.transforms),
+        _options("distances", space.distances),
+        _options("logit_loss", space.logit_losses),
+        _interval("process_learning_rate", space.process_learning_rate),
+        _options("update_every_steps", space.update_every_steps),
+    )
+
+
+def tuning_dimensions(spec: JobSpec) -> tuple[Dimension, ...]:
+    """What tunes KD: temperature and weight."""
+    return (_interval("temperature", spec.tuning.temperature), _interval("weight", spec.tuning.weight))
+
+
+def pathways_of(choices: Choices, preflight: PreflightResult) -> list[Pathway]:
+    """The pathways that a choice means for this pair of models; those that do not fit are left out."""
+    return enumerate_pathways(
+        str(choices["connections"]),
+        str(choices["transform"]),
+        [str(distance) for distance in _list(choices["distances"])],
+        preflight.teacher_stages,
+        preflight.student_stages,
+    )
+
+
+def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
+    """Why not one choice of the space has a pathway that fits these models; None where there is one.
+
+    Models without stages to tap are no fault: their search learns the logit loss alone.
+    """
+    teacher, student = preflight.teacher_stages, preflight.student_stages
+    space = spec.search.space
+    combinations: list[Choices] = [
+        {"connections": connections, "transform": transform, "distances": list(distances)}
+        for connections in space.connections
+        for transform in space.transforms
+        for distances in space.distances
+    ]
+    if not teacher or not student or any(pathways_of(choices, preflight) for choices in combinations):
+        return None
+    pathway = Pathway(
+        teacher_stage=teacher[-1].index,
+        student_stage=student[-1].index,
+        transform=space.transforms[0],
+        distance=space.distances[0][0],
+    )
+    reason = fits(pathway, teacher[-1], student[-1])
+    return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
+
+
+def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway]) -> Process:
+    """Where a search trial's process begins; held, it is the arm `uniform`."""
+    settings = spec.search.process
+    return Process(
+        cross_entropy_weight=1.0,
+        logit_losses=[LogitLoss(name=str(choices["logit_loss"]))],
+        pathways=list(pathways),
+        points=[
+            Point(
+                progress=0.0,
+                logit_weights=[settings.initial_logit_weight],
+                pathway_weights=[settings.initial_pathway_weight] * len(pathways),
+                teacher_temperatures=[settings.initial_temperature],
+                student_temperatures=[settings.initial_temperature],
+            )
+        ],
+    )
+
+
+def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> RunParameters:
+    """A search trial: learns its process by hypergradient, from the starting process of its choices."""
+    settings = spec.search.process
+    return RunParameters(
+        process=starting_process(spec, choices, pathways_of(choices, preflight)),
+        epochs=spec.budget.epochs_per_trial,
+        splits="search",
+        learn=Learning(
+            learning_rate=_number(choices["process_learning_rate"]),
+            update_every_steps=int(_number(choices["update_every_steps"])),
+            normalisation=settings.normalisation,
+            learn_temperatures=settings.learn_temperatures,
+            meta_batch_size=settings.meta_batch_size,
+            record_points=settings.record_points,
+        ),
+        choices=choices,
+    )
+
+
+def plain_kd() -> Process:
+    """Hinton's KD with the field's usual figures: 0.1 cross-entropy + 0.9 KL at T = 4."""
+    return constant(cross_entropy_weight=0.1, logit_loss=LOGIT_LOSS_OF_KD, logit_weight=0.9, temperature=4.0)
+
+
+def kd(*, temperature: float, weight: float) -> Process:
+    """KD as it is tuned: cross-entropy, and the KL term at a weight and a temperature."""
+    return constant(
+        cross_entropy_weight=1.0, logit_loss=LOGIT_LOSS_OF_KD, logit_weight=weight, temperature=temperature
+    )
+
+
+def tuning_run(spec: JobSpec, choices: Choices) -> RunParameters:
+    """A tuning trial: KD at the chosen temperature and weight; without choices it is plain KD itself."""
+    process = (
+        kd(temperature=_number(choices["temperature"]), weight=_number(choices["weight"]))
+        if choices
+        else plain_kd()
+    )
+    return RunParameters(
+        process=process, epochs=spec.budget.epochs_per_trial, splits="search", choices=choices
+    )
+
+
+def replay_run(spec: JobSpec, process: Process) -> RunParameters:
+    """A run of a known process on the search splits, to be compared on validation."""
+    return RunParameters(process=process, epochs=spec.budget.epochs_per_trial, splits="search")
+
+
+def proof_run(process: Process, *, epochs: int) -> RunParameters:
+    """A run of a known process on the proof splits."""
+    return RunParameters(process=process, epochs=epochs, splits="proof")
+
+
+def held(process: Process) -> Process:
+    """The end of a process, held from the first step to the last."""
+    return process.model_copy(update={"points": [process.points[-1].model_copy(update={"progress": 0.0})]})
+
+
+def shuffled(process: Process, *, seed: int) -> Process:
+    """The same points at other times: what remains of the gain does not come from the order in time.
+
+    The permutation is a function of the seed, and never the identity where there are two points or more.
+    """
+    order = list(range(len(process.points)))
+    generator = random.Random(f"shuffled:{seed}")
+    while order == sorted(order) and len(order) > 1:
+        generator.shuffle(order)
+    points = [
+        process.points[source].model_copy(update={"progress": point.progress})
+        for source, point in zip(order, process.points, strict=True)
+    ]
+    return process.model_copy(update={"points": points})
+
+
+def _options(name: str, values: Sequence[Any]) -> Options:
+    return Options(name, tuple(value for place, value in enumerate(values) if value not in values[:place]))
+
+
+def _interval(name: str, chosen: Range) -> Interval:
+    return Interval(name, chosen.low, chosen.high, chosen.log)
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, found {value!r}")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {value!r}")
+    return float(value)

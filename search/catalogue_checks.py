@@ -1,0 +1,91 @@
+"""Is what a spec names in the catalogue? Shared by API, client and workers. Imports pydantic only.
+
+The catalogue is plain JSON: `methods` (each with `id` and `kind`), `models` (names), `datasets` (each with
+`name`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from search.registry import Kind
+from search.spec import JobSpec
+from search.spec_faults import SpecFault, did_you_mean, explain_validation
+
+__all__ = ["SpecFault", "check_spec", "explain_validation", "offers", "requirements"]
+
+MODEL, DATASET = "model", "dataset"
+ALWAYS_USED = (("proof.arms", Kind.LOGIT_LOSS.value, "kd"),)
+WHERE_TO_LOOK = {MODEL: "GET /v1/models", DATASET: "GET /v1/datasets"}
+LISTED_NAMES = 12
+
+
+def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
+    """What the spec names and the catalogue does not have, field by field, with the nearest names."""
+    names = _names(catalogue)
+    return [
+        _unknown(field, kind, name, names.get(kind, set()))
+        for field, kind, name in _named(spec)
+        if _catalogue_name(kind, name) not in names.get(kind, set())
+    ]
+
+
+def requirements(spec: JobSpec) -> list[str]:
+    """What a worker must offer to carry the job out: sorted strings such as `model:test_resnet`."""
+    return sorted({f"{kind}:{_catalogue_name(kind, name)}" for _, kind, name in _named(spec)})
+
+
+def offers(catalogue: Mapping[str, Any]) -> set[str]:
+    """What a worker with this catalogue can serve, in the words of `requirements`."""
+    return {f"{kind}:{name}" for kind, names in _names(catalogue).items() for name in names}
+
+
+def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
+    """(field, kind, name) of everything that a spec takes from the catalogue."""
+    for index, teacher in enumerate(spec.teachers):
+        yield f"teachers.{index}.model", MODEL, teacher.model
+    yield "student.model", MODEL, spec.student.name
+    yield "data.name", DATASET, spec.data.name
+    yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
+    yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
+    space = spec.search.space
+    for index, name in enumerate(space.transforms):
+        yield f"search.space.transforms.{index}", Kind.TRANSFORM.value, name
+    for index, distances in enumerate(space.distances):
+        for place, name in enumerate(distances):
+            yield f"search.space.distances.{index}.{place}", Kind.DISTANCE.value, name
+    for index, name in enumerate(space.logit_losses):
+        yield f"search.space.logit_losses.{index}", Kind.LOGIT_LOSS.value, name
+    yield from ALWAYS_USED
+
+
+def _catalogue_name(kind: str, name: str) -> str:
+    """A model's name without its weights tag: `resnet18.a1_in1k` is the architecture `resnet18`."""
+    return name.partition(".")[0] if kind == MODEL else name
+
+
+def _names(catalogue: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The catalogue's names by kind."""
+    names: dict[str, set[str]] = {
+        MODEL: {_catalogue_name(MODEL, _name(entry)) for entry in catalogue.get("models", ())},
+        DATASET: {_name(entry) for entry in catalogue.get("datasets", ())},
+    }
+    for method in catalogue.get("methods", ()):
+        names.setdefault(method["kind"], set()).add(_name(method).removeprefix(f"{method['kind']}/"))
+    return names
+
+
+def _name(entry: str | Mapping[str, Any]) -> str:
+    """An entry is a name, or an object with a `name`, or with an `id` such as `mse` or `distance/mse`."""
+    return entry if isinstance(entry, str) else str(entry.get("name") or entry["id"])
+
+
+def _unknown(field: str, kind: str, name: str, known: Collection[str]) -> SpecFault:
+    what = kind.replace("_", " ")
+    guess = did_you_mean(_catalogue_name(kind, name), known)
+    where = WHERE_TO_LOOK.get(kind, f"GET /v1/methods?kind={kind}")
+    listed = (
+        f"known: {', '.join(sorted(known))}" if 0 < len(known) <= LISTED_NAMES else f"{where} lists them all"
+    )
+    return SpecFault(field, f"unknown {what} {name!r}", f"{guess} {listed}" if guess else listed)

@@ -1,0 +1,155 @@
+"""A job as a pure function: what to do next, from the spec and all recorded trials. Imports no torch.
+
+No clock, no files, no hidden state: the same records give the same action, in whatever order they come, so
+a driver that replaces another goes on where it stood. Each stage answers with an action, or None once it is
+done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import search.strategies  # noqa: F401  (registers them)
+from search import exploration
+from search.arms import ArmName, dimensions_of, proof_run, search_run, why_no_pathway
+from search.dimensions import starting_choices
+from search.history import History, best, failed
+from search.job_report import report_of
+from search.moment import Moment, error_of, only_trial, start_or_wait
+from search.proof_runs import ProofRuns, proof_key, what_search_found
+from search.pruning import should_stop
+from search.records import (
+    Action,
+    ExportParameters,
+    Fail,
+    Finish,
+    Proposal,
+    RunParameters,
+    StageName,
+    TrialKey,
+    TrialRecord,
+    Wait,
+)
+from search.registry import Kind, UnknownMethodError, get
+from search.spec import JobSpec
+
+__all__ = ["best_search_trial", "next_trials", "searched_run", "should_stop", "teacher_proposal"]
+
+PREFLIGHT_KEY = TrialKey(StageName.PREFLIGHT, "preflight", 0, 0)
+EXPORT_KEY = TrialKey(StageName.EXPORT, "export", 0, 0)
+
+
+def next_trials(
+    spec: JobSpec, trials: Sequence[TrialRecord], *, dry_run: bool = False, elapsed_seconds: float = 0.0
+) -> Action:
+    """What a driver is to do now.
+
+    `Start` names new trials only, at most as many as there is room for: `search.concurrent_trials` less the
+    unfinished ones, which the driver carries on by itself. A key is new when no trial has it but a cancelled
+    one. `elapsed_seconds`: wall time since the job first ran.
+    """
+    moment = Moment(spec, History(trials), dry_run, elapsed_seconds)
+    for stage in _STAGES:
+        action = stage(moment)
+        if action is not None:
+            return action
+    return _finish(moment)
+
+
+def teacher_proposal(spec: JobSpec) -> Proposal:
+    """The teacher trial: trains, takes from the cache or loads the teacher."""
+    return Proposal(TrialKey(StageName.TEACHER, "teacher", spec.teacher.training.seed, 0))
+
+
+def best_search_trial(trials: Sequence[TrialRecord]) -> TrialRecord:
+    """The search trial of the best final validation accuracy. Raises ValueError if none has completed."""
+    trial = best(History(trials).of(StageName.SEARCH, ArmName.SEARCHED))
+    if trial is None:
+        raise ValueError("no search trial has completed")
+    return trial
+
+
+def searched_run(spec: JobSpec, trials: Sequence[TrialRecord]) -> RunParameters:
+    """The proof run of the searched arm. Raises ValueError before search and replays have ended."""
+    return proof_run(what_search_found(History(trials)).searched, epochs=spec.proof_epochs)
+
+
+def _teacher(moment: Moment) -> Action | None:
+    """A dry run trains no teacher; preflight then says that it could not look at one."""
+    if moment.dry_run and moment.spec.teacher.weights == "train":
+        return None
+    proposal = teacher_proposal(moment.spec)
+    return only_trial(moment, proposal.key, lambda: proposal.parameters)
+
+
+def _preflight(moment: Moment) -> Action | None:
+    action = only_trial(moment, PREFLIGHT_KEY, dict)
+    if action is None and not moment.history.of(StageName.SEARCH):
+        action = _refusal(moment)
+    if action is None and moment.dry_run:
+        action = Finish(None)
+    return action
+
+
+def _refusal(moment: Moment) -> Fail | None:
+    """What preflight's findings rule out, before the search costs anything."""
+    preflight = moment.history.preflight()
+    unfitting = why_no_pathway(moment.spec, preflight)
+    if unfitting is not None:
+        return Fail("no_pathway_fits", unfitting)
+    try:
+        get(Kind.STRATEGY, moment.spec.search.strategy)
+    except UnknownMethodError as error:
+        return Fail("unknown_method", str(error))
+    first = search_run(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
+    return moment.budgeting().refusal(first)
+
+
+def _proof(moment: Moment) -> Action | None:
+    """Every arm with every seed. An arm with a failed run is given up; without the student alone all is."""
+    runs = moment.history.of(StageName.PROOF)
+    broken = {trial.key.arm: trial for trial in failed(runs)}
+    if ArmName.STUDENT_ALONE in broken:
+        error = error_of(broken[ArmName.STUDENT_ALONE])
+        return Fail(
+            error.code, f"the student alone could not be trained, as every job needs: {error.message}"
+        )
+    if moment.room() == 0:
+        return Wait()
+    missing = [
+        proposal
+        for proposal in ProofRuns(moment.spec, moment.history).proposals()
+        if moment.history.get(proposal.key) is None and proposal.key.arm not in broken
+    ]
+    return start_or_wait(missing[: moment.room()], runs)
+
+
+def _export(moment: Moment) -> Action | None:
+    def parameters() -> dict[str, Any]:
+        report, arm = report_of(moment.spec, moment.history)
+        seed = moment.spec.proof.seeds[0]
+        winner = moment.history.get(proof_key(arm, seed))
+        assert winner is not None, "an arm does not win without all of its runs"
+        run = RunParameters.model_validate(winner.parameters)
+        return ExportParameters(arm=arm, seed=seed, run=run, report=report).model_dump(mode="json")
+
+    return only_trial(moment, EXPORT_KEY, parameters)
+
+
+def _finish(moment: Moment) -> Finish:
+    """The report is the one that was exported with the recipe, so that the two can never differ."""
+    export = moment.history.get(EXPORT_KEY)
+    assert export is not None, "the export stage has completed"
+    return Finish(export.parameters["report"])
+
+
+_STAGES: tuple[Callable[[Moment], Action | None], ...] = (
+    _teacher,
+    _preflight,
+    exploration.search,
+    exploration.replays,
+    exploration.tuning,
+    _proof,
+    _export,
+)
