@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     cancel_grace_seconds: Seconds = Field(
         default=10.0, description="A cancelled driver has so long to end, then as long again after SIGTERM."
     )
+    stop_grace_seconds: Seconds = Field(
+        default=5.0, description="The driver of a worker that is stopped has so long to end after SIGTERM."
+    )
     worker_timeout_seconds: Seconds = Field(
         default=90.0, description="A worker that is silent for so long no longer counts for the catalogue."
     )

@@ -11,12 +11,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 BUSY_TIMEOUT_MILLISECONDS = 10_000
 # A process that is stopped inside a transaction must not hold its row locks for longer than this.
 IDLE_IN_TRANSACTION_MILLISECONDS = 15_000
 _OLDEST_SQLITE = (3, 38, 0)  # RETURNING since 3.35; the JSON functions are always built in since 3.38
 _WRITES = "limbeck_writes"
+_TRANSIENT_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN")
 
 
 def normalise_url(url: str) -> URL:
@@ -41,7 +44,13 @@ def open_engine(url: str) -> Engine:
     if parsed.drivername == "sqlite":
         return _open_sqlite(parsed, serialise)
     engine = create_engine(
-        parsed, json_serializer=serialise, pool_pre_ping=True, pool_size=5, max_overflow=15, pool_timeout=10
+        parsed,
+        json_serializer=serialise,
+        pool_pre_ping=True,
+        pool_size=5,
+        max_overflow=15,
+        pool_timeout=10,
+        connect_args={"connect_timeout": 10},
     )
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
@@ -59,6 +68,18 @@ def writing(engine: Engine) -> Engine:
     waiting, whenever another one wrote in between.
     """
     return engine.execution_options(**{_WRITES: True})
+
+
+def is_transient(error: SQLAlchemyError) -> bool:
+    """Whether the database was out of reach or too busy, so that trying again may help."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    name = getattr(error.orig, "sqlite_errorname", None)
+    return isinstance(error, OperationalError) and (name is None or name.startswith(_TRANSIENT_SQLITE))
 
 
 def _open_sqlite(url: URL, serialise: Any) -> Engine:

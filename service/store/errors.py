@@ -3,6 +3,7 @@
 StoreError
 ├── LeaseLost                  the writer no longer holds the job
 ├── StateConflict              a final state would have been overwritten
+├── StoreUnavailable           the database cannot be reached now, or is too busy: try again
 └── SchemaError
     ├── SchemaMissing          the database has not been migrated
     ├── SchemaTooOld           the database needs `migrate`
@@ -23,6 +24,10 @@ class LeaseLost(StoreError):
 
 class StateConflict(StoreError):
     """The row is in a final state, which is never overwritten."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached now, or is too busy: try again. What failed may have been done."""
 
 
 class SchemaError(StoreError):

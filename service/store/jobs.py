@@ -125,7 +125,7 @@ def count_by_state(session: Session) -> dict[JobState, int]:
 
 
 def oldest_queued_seconds(session: Session) -> float | None:
-    """For how long the job has been due that waits longest in the queue; negative while all are in back-off."""
+    """For how long the queue's longest waiting job has been due; negative while all are in back-off."""
     row = session.execute(
         select(Job.run_after, select(now()).scalar_subquery().label("present"))
         .where(Job.state == JobState.QUEUED)

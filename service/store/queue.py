@@ -126,6 +126,19 @@ def heartbeat(session: Session, *, lease: Lease, lease_seconds: float) -> Renewa
     return Renewal(cancel_requested=renewed.cancel_requested_at is not None)
 
 
+def is_cancel_requested(session: Session, *, lease: Lease) -> bool:
+    """Whether the job's end was asked for while this lease is held; False says nothing of the lease."""
+    asked = select(Job.id).where(leases.held(lease), Job.cancel_requested_at.is_not(None))
+    return session.scalar(asked) is not None
+
+
+def has_finished(session: Session, *, lease: Lease) -> bool:
+    """Whether the job ended under this lease, and not by losing it."""
+    ended = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+    same = (Job.id == lease.job_id, Job.attempt == lease.attempt, Job.lease_token == lease.token)
+    return session.scalar(select(Job.id).where(*same, Job.state.in_(ended))) is not None
+
+
 def update_progress(session: Session, *, lease: Lease, progress: dict[str, Any]) -> None:
     """Replace the job's progress (stage, trials_done, trials_total, running, message)."""
     leases.require(session, lease)
@@ -138,14 +151,17 @@ def record_preflight(session: Session, *, lease: Lease, preflight: dict[str, Any
     jobs.change(session, job_id=lease.job_id, preflight=preflight)
 
 
-def release(session: Session, *, lease: Lease, reason: Reason, policy: RetryPolicy) -> Job:
+def release(
+    session: Session, *, lease: Lease, reason: Reason, policy: RetryPolicy, detail: str | None = None
+) -> Job:
     """Give a job back before its end: `queued` again; or `cancelled` when that was asked for; or `failed`,
     `worker_lost`, when too many attempts in a row made no progress. A stopped worker's attempt counts not.
+    `detail` says more about the reason, to be read by people.
     """
     leases.require(session, lease)
     job = jobs.get(session, job_id=lease.job_id)
     assert job is not None
-    return _end_attempt(session, job, reason=reason, policy=policy)
+    return _end_attempt(session, job, reason=reason, policy=policy, detail=detail)
 
 
 def expire_leases(session: Session, *, policy: RetryPolicy) -> list[Job]:
@@ -182,20 +198,33 @@ def finish(
     return jobs.end(session, job_id=lease.job_id, state=ending, reason=reason, message=message, **results)
 
 
-def _end_attempt(session: Session, job: Job, *, reason: Reason, policy: RetryPolicy) -> Job:
+def _end_attempt(
+    session: Session, job: Job, *, reason: Reason, policy: RetryPolicy, detail: str | None = None
+) -> Job:
+    # A new token: the former holder can tell that the job's end was not its own doing.
+    token = job.lease_token + 1
     if job.cancel_requested_at is not None:
         return jobs.end(
-            session, job_id=job.id, state=JobState.CANCELLED, reason=Reason.CANCELLED, message=None
+            session,
+            job_id=job.id,
+            state=JobState.CANCELLED,
+            reason=Reason.CANCELLED,
+            message=None,
+            lease_token=token,
         )
     kind, level, cause = _REQUEUED[reason]
+    cause = f"{cause} ({detail})" if detail else cause
     stopped = reason is Reason.WORKER_STOPPED
     if not stopped and job.fruitless_attempts >= policy.max_fruitless_attempts:
-        message = (
-            f"{job.fruitless_attempts} attempts in a row made no progress; the last one: {cause.lower()}"
-        )
+        message = f"{job.fruitless_attempts} attempts in a row made no progress; the last: {cause}"
         events.append(session, job_id=job.id, kind=kind, level=level, message=cause, data=_facts(job))
         return jobs.end(
-            session, job_id=job.id, state=JobState.FAILED, reason=Reason.WORKER_LOST, message=message
+            session,
+            job_id=job.id,
+            state=JobState.FAILED,
+            reason=Reason.WORKER_LOST,
+            message=message,
+            lease_token=token,
         )
     fruitless = max(job.fruitless_attempts - 1, 0) if stopped else job.fruitless_attempts
     wait = 0.0 if stopped else policy.wait_seconds(fruitless)
@@ -208,6 +237,7 @@ def _end_attempt(session: Session, job: Job, *, reason: Reason, policy: RetryPol
         fruitless_attempts=fruitless,
         run_after=now_plus(wait),
         lease_owner=None,
+        lease_token=token,
         lease_expires_at=None,
     )
     trials.interrupt_running(session, job_id=job.id)

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.store.engine import open_engine, reading, writing
+from service.store.engine import is_transient, open_engine, reading, writing
+from service.store.errors import StoreUnavailable
 from service.store.schema import check_schema, migrate
 
 __all__ = ["Session", "Store", "check_schema", "migrate", "open_store"]
@@ -17,7 +19,10 @@ __all__ = ["Session", "Store", "check_schema", "migrate", "open_store"]
 
 @dataclass(frozen=True)
 class Store:
-    """One database. May be shared by threads; a session belongs to one thread."""
+    """One database. May be shared by threads; a session belongs to one thread.
+
+    Sessions raise StoreUnavailable when the database cannot be reached, or is too busy.
+    """
 
     engine: Engine
     _reading: Engine = field(init=False, repr=False)
@@ -30,7 +35,7 @@ class Store:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction that only reads; a change inside it is an error on both engines."""
-        with Session(self._reading, autoflush=False, expire_on_commit=False) as session, session.begin():
+        with _transaction(self._reading) as session:
             yield session
 
     @contextmanager
@@ -39,12 +44,23 @@ class Store:
 
         On SQLite it holds the one write lock from its begin: keep it short, and compute outside.
         """
-        with Session(self._writing, autoflush=False, expire_on_commit=False) as session, session.begin():
+        with _transaction(self._writing) as session:
             yield session
 
     def close(self) -> None:
         """Close all pooled connections."""
         self.engine.dispose()
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Session]:
+    try:
+        with Session(engine, autoflush=False, expire_on_commit=False) as session, session.begin():
+            yield session
+    except SQLAlchemyError as error:
+        if is_transient(error):
+            raise StoreUnavailable(f"{engine.url.render_as_string()}: {error}") from error
+        raise
 
 
 def open_store(url: str) -> Store:

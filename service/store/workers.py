@@ -13,8 +13,14 @@ from service.store.tables import Worker
 
 
 def register(session: Session, *, worker_id: str, host: str, pid: int, catalogue: dict[str, Any]) -> Worker:
-    """Record a worker process that has started, with its catalogue; `worker_id` is a UUID of this start."""
+    """Record a worker process that has started, with its catalogue; `worker_id` is a UUID of this start.
+
+    Registering again changes nothing, so that a commit whose answer was lost may be repeated.
+    """
     values = {"id": worker_id, "host": host, "pid": pid, "catalogue": catalogue}
+    known: Worker | None = one_or_none(session, select(Worker).where(Worker.id == worker_id))
+    if known is not None:
+        return known
     worker: Worker = one_or_none(session, insert(Worker).values(**values).returning(Worker))
     return worker
 
