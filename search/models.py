@@ -19,6 +19,16 @@ from search.problems import SearchProblem
 from search.tapped import TappedModel, evaluating
 from search.weights import Preprocessing, load_weights, read_preprocessing, write_weights
 
+__all__ = [
+    "TappedModel",
+    "available_models",
+    "build_model",
+    "export_student",
+    "require_known",
+    "similar_models",
+    "weights_sha256",
+]
+
 Weights = Path | Literal["pretrained"] | None
 # Beyond this a resized image is nothing but interpolation, and costs hundreds of times its own size.
 MAX_ENLARGEMENT = 16
@@ -55,13 +65,12 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network, size, img_size = _network_at_size(
-            name, wanted=saved.size if saved else input_size, seed=seed, exact=exact_size, kwargs=kwargs
-        )
-    if size > MAX_ENLARGEMENT * input_size:
-        raise SearchProblem(
-            f"{name} takes images of {size}x{size} pixels only, more than {MAX_ENLARGEMENT} times the data's "
-            f"{input_size}x{input_size}: choose another model, or set data.input_size",
-            code="input_size_unsupported",
+            name,
+            wanted=saved.size if saved else input_size,
+            limit=MAX_ENLARGEMENT * input_size,
+            seed=seed,
+            exact=exact_size,
+            kwargs=kwargs,
         )
     if isinstance(weights, Path):
         load_weights(network, weights, name=name)
@@ -138,30 +147,28 @@ def _tagged_names() -> frozenset[str]:
 
 
 def _network_at_size(
-    name: str, *, wanted: int, seed: int, exact: bool, kwargs: dict[str, Any]
+    name: str, *, wanted: int, limit: int, seed: int, exact: bool, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, int, int | None]:
     """The network, the side of its input, and the `img_size` it was built with (None: timm's default).
 
-    The data's size where the model runs at it, else the next larger multiple of its patch, else the size
-    that timm gives it; then images are resized. Models of fixed size are built for the first two by `img_size`.
+    The wanted size where the model runs at it, else the next larger multiple of its patch, else the size that
+    timm gives it; then images are resized. Models of fixed size are built for the first two by `img_size`.
     """
     config = timm.get_pretrained_cfg(name)
     own, patch = int(config.input_size[-1]), 1
-    for side in (wanted, None, own):
-        side = -(-wanted // patch) * patch if side is None else side
+    for candidate in (wanted, None, own):
+        side = candidate or -(-wanted // patch) * patch
+        if side > limit:
+            raise _unsupported_size(name, wanted, f"{name} runs on {side}x{side}, far larger than the data")
         img_size = side if config.fixed_input_size and side != own else None
-        network = _try_size(name, side, img_size=img_size, seed=seed, kwargs=kwargs)
+        network = _try_size(name, img_size=img_size, seed=seed, kwargs=kwargs)
         patch = _patch_of(network) if network is not None else patch
         fits = network is not None and side % patch == 0
         if network is not None and fits and _runs(network, channels=kwargs["in_chans"], side=side):
             return network, side, img_size
         if exact:
-            remedy = f"a multiple of {patch}, or " if patch > 1 else ""
-            raise SearchProblem(
-                f"{name} cannot take images of {wanted}x{wanted} pixels; set data.input_size to {remedy}{own}, "
-                "or leave it out to have images resized",
-                code="input_size_unsupported",
-            )
+            remedy = f"a multiple of {patch}" if patch > 1 else str(own)
+            raise _unsupported_size(name, wanted, f"set data.input_size to {remedy}, or leave it out")
     raise SearchProblem(
         f"{name} does not run on {kwargs['in_chans']}-channel images, neither of {wanted}x{wanted} nor of "
         f"{own}x{own} pixels; choose another model",
@@ -169,9 +176,14 @@ def _network_at_size(
     )
 
 
-def _try_size(
-    name: str, side: int, *, img_size: int | None, seed: int, kwargs: dict[str, Any]
-) -> nn.Module | None:
+def _unsupported_size(name: str, wanted: int, remedy: str) -> SearchProblem:
+    return SearchProblem(
+        f"{name} cannot take images of {wanted}x{wanted} pixels: {remedy}; or choose another model",
+        code="input_size_unsupported",
+    )
+
+
+def _try_size(name: str, *, img_size: int | None, seed: int, kwargs: dict[str, Any]) -> nn.Module | None:
     """The network, built for that size where `img_size` says so; None where timm refuses."""
     try:
         return _create(name, seed=seed, **kwargs, **({} if img_size is None else {"img_size": img_size}))

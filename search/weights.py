@@ -46,7 +46,10 @@ def read_preprocessing(path: Path) -> Preprocessing | None:
         return None
     try:
         mean, std, size = (json.loads(metadata[key]) for key in ("mean", "std", "input_size"))
-        return Preprocessing(mean=tuple(map(float, mean)), std=tuple(map(float, std)), size=int(size[-1]))
+        found = Preprocessing(mean=tuple(map(float, mean)), std=tuple(map(float, std)), size=int(size[-1]))
+        if not (len(found.mean) == len(found.std) == int(size[0]) and all(found.std) and found.size > 0):
+            raise ValueError("its mean, std and input_size do not agree")
+        return found
     except (ValueError, TypeError, IndexError) as error:
         raise _unreadable(path, error) from error
 

@@ -1,0 +1,155 @@
+"""What is wrong with a job, said before device time is spent; and what its steps will cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+from search.data import Dataset, majority_rate
+from search.evaluate import evaluate
+from search.models import TappedModel, weights_sha256
+from search.problems import SearchProblem
+from search.records import PreflightResult
+from search.spec import JobSpec
+
+FLOOR_FACTOR = 1.5
+KINDS = ("student_alone", "kd", "pathways", "search")
+EVALUATION_BATCH = 256
+
+Measure = Callable[[str], float]
+"""Seconds of one step of a kind of run (one of KINDS)."""
+
+
+def run_preflight(
+    spec: JobSpec,
+    dataset: Dataset,
+    *,
+    teacher: TappedModel,
+    student: TappedModel,
+    is_teacher_ready: bool,
+    measure: Measure,
+    start_seconds: float = 1.0,
+    device: str = "cpu",
+) -> PreflightResult:
+    """Check a job's parts and measure its steps.
+
+    The teacher need not be trained yet (`is_teacher_ready`): then its accuracy is left out, with a note.
+    Raises SearchProblem: dataset_too_small, teacher_check_failed.
+    """
+    require_batches(spec, dataset)
+    validation = dataset.splits["validation"]
+    majority = majority_rate(validation.labels, classes=dataset.classes)
+    floor = floor_accuracy(spec, majority=majority)
+    accuracy = None
+    if is_teacher_ready:
+        found = evaluate(teacher.to(device), validation, batch_size=EVALUATION_BATCH, device=device)
+        accuracy = found.accuracy
+        require_floor(spec.teacher.model, accuracy, floor=floor, majority=majority)
+    return PreflightResult(
+        data_sha256=dataset.content_sha256,
+        classes=dataset.classes,
+        input_channels=dataset.channels,
+        input_size=dataset.size,
+        split_sizes=dataset.split_sizes,
+        majority_rate=majority,
+        floor_accuracy=floor,
+        teacher_accuracy=accuracy,
+        teacher_parameters=teacher.parameter_count,
+        student_parameters=student.parameter_count,
+        teacher_stages=teacher.stages,
+        student_stages=student.stages,
+        teacher_weights_sha256=weights_sha256(teacher) if is_teacher_ready else None,
+        seconds_per_step={kind: measure(kind) for kind in KINDS},
+        steps_per_epoch=steps_per_epoch(spec, dataset),
+        start_seconds=start_seconds,
+        notes=_notes(spec, dataset, teacher=teacher, student=student, is_teacher_ready=is_teacher_ready),
+    )
+
+
+def floor_accuracy(spec: JobSpec, *, majority: float) -> float:
+    """The least accuracy of a teacher: as the spec says, else 1.5 times the majority-class rate.
+
+    Where one class is so frequent that this is out of reach, half the way from its rate to 1.
+    """
+    if spec.floor_accuracy is not None:
+        return spec.floor_accuracy
+    return min(FLOOR_FACTOR * majority, (1 + majority) / 2)
+
+
+def require_floor(name: str, accuracy: float, *, floor: float, majority: float) -> None:
+    """Raise SearchProblem `teacher_check_failed` for a teacher that has nothing to teach."""
+    if accuracy >= floor:
+        return
+    raise SearchProblem(
+        f"the teacher {name} reaches {accuracy:.1%} on validation, below the floor of {floor:.1%} (always "
+        f"guessing the most frequent class reaches {majority:.1%}): check that its weights belong to this "
+        "data set, its classes and its preprocessing, train it longer, or set floor_accuracy lower",
+        code="teacher_check_failed",
+    )
+
+
+def require_batches(spec: JobSpec, dataset: Dataset) -> None:
+    """Raise SearchProblem `dataset_too_small` where a split cannot fill one batch."""
+    batch_size = spec.training.batch_size
+    wanted = {
+        "train": (batch_size, "training.batch_size"),
+        "meta": (
+            spec.search.process.meta_batch_size or min(batch_size, len(dataset.splits["meta"])),
+            "search.process.meta_batch_size",
+        ),
+    }
+    for split, (size, field) in wanted.items():
+        available = len(dataset.splits[split])
+        if available < size:
+            raise SearchProblem(
+                f"the {split} split has {available} images, fewer than one batch of {size}: set {field} to "
+                f"at most {available}, or data.splits.{split} higher",
+                code="dataset_too_small",
+            )
+
+
+def steps_per_epoch(spec: JobSpec, dataset: Dataset) -> dict[str, int]:
+    """Whole batches in an epoch, by the splits that a run trains on."""
+    sizes = dataset.split_sizes
+    proof = sizes["train"] + sizes["meta"] + sizes["validation"]
+    return {
+        name: count // spec.training.batch_size
+        for name, count in {"search": sizes["train"], "proof": proof}.items()
+    }
+
+
+def seconds_per_step(steps: Iterator[Any], *, warm_up: int = 2, measured: int = 5) -> float:
+    """Median seconds of the next steps of a run, after a few that are slower than usual."""
+    for _ in range(warm_up):
+        next(steps)
+    seconds = []
+    for _ in range(measured):
+        started = time.perf_counter()
+        next(steps)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
+
+
+def _notes(
+    spec: JobSpec, dataset: Dataset, *, teacher: TappedModel, student: TappedModel, is_teacher_ready: bool
+) -> list[str]:
+    notes = []
+    if not is_teacher_ready:
+        notes.append("the teacher is not trained yet: its accuracy was not checked")
+    if spec.teacher.weights == "untrained":
+        notes.append("the teacher's weights are random, as asked")
+    for role, model in (("teacher", teacher), ("student", student)):
+        own = model.preprocessing
+        if own.size != dataset.size:
+            notes.append(
+                f"the {role} {model.name} gets images resized from {dataset.size} to {own.size} pixels"
+            )
+        if not model.stages:
+            notes.append(
+                f"no stages of the {role} {model.name} can be tapped: only logit losses are possible"
+            )
+        figures = ", ".join(f"{mean:.3f}/{std:.3f}" for mean, std in zip(own.mean, own.std, strict=True))
+        notes.append(f"inputs of the {role} {model.name} are normalised by mean/std {figures}")
+    return notes
