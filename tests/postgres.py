@@ -40,6 +40,12 @@ class Cluster:
         """Start the stopped server at the same address."""
         self._server.ensure_postgres_running()
 
+    def listen(self, port: int) -> None:
+        """Restart the server so that it is reached through a loopback port instead of the socket."""
+        address = f"-h 127.0.0.1 -p {port} -k {self._server.pgdata}"
+        self._control("restart", "-l", str(self._server.log), "-o", address)
+        self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
     def close(self) -> None:
         """Stop the server and delete its files."""
         self._server.cleanup()
