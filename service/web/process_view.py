@@ -80,6 +80,22 @@ def pathway_label(pathway: Pathway) -> str:
     teacher = f"t{pathway.teacher}." if pathway.teacher else "t"
     stages = f"{teacher}{pathway.teacher_stage} → s{pathway.student_stage}"
     return f"{stages} · {pathway.transform} · {pathway.distance}"
+
+
+def _over_training(points: Sequence[Point], values: Sequence[float]) -> list[tuple[float, float]]:
+    # A process of one point holds it from the first step to the last.
+    if len(points) == 1:
+        return [(0.0, values[0]), (1.0, values[0])]
+    return [(point.progress, value) for point, value in zip(points, values, strict=True)]
+
+
+def _logit_series(process: Process) -> list[Series]:
+    return [
+        Series(
+            f"logits · {loss.name}",
+            _over_training(process.points, [point.logit_weights[index] for point in process.points]),
+            emphasis=True,
+        )
         for index, loss in enumerate(process.logit_losses)
     ]
 
