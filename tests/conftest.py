@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.store.session import Store, migrate, open_store
+from service.store.tables import Base
 from tests.postgres import Cluster, fresh_database, migrated_template, open_cluster
 
 ENGINES = [pytest.param("sqlite"), pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -90,9 +91,34 @@ def empty_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def shared_postgres_store(postgres_server_url: str, postgres_template: str) -> Iterator[Store]:
+    """One PostgreSQL database for all tests that use `store`: emptying it is faster than a new one."""
+    with fresh_database(postgres_server_url, template=postgres_template) as url:
+        opened = open_store(url)
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    """An open store on a fresh database, on each engine."""
-    opened = open_store(store_url)
+def sqlite_store(sqlite_url: str) -> Iterator[Store]:
+    """An open store on a fresh SQLite file."""
+    opened = open_store(sqlite_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def postgres_store(shared_postgres_store: Store) -> Store:
+    """An open store on an empty PostgreSQL database."""
+    with shared_postgres_store.begin_write() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+    return shared_postgres_store
+
+
+@pytest.fixture(params=ENGINES)
+def store(request: pytest.FixtureRequest) -> Store:
+    """An open store without rows, on each engine; processes of their own need `store_url`."""
+    opened: Store = request.getfixturevalue(f"{request.param}_store")
+    return opened

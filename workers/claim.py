@@ -176,7 +176,7 @@ class WorkerLoop:
 
 
 def stop_on_signals(loop: WorkerLoop) -> None:
-    """Let SIGTERM and SIGINT stop the loop in order; a second one without grace. Call it from the main thread."""
+    """Let SIGTERM and SIGINT stop the loop in order; a second one without grace. For the main thread."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         loop.stop()

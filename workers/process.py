@@ -28,7 +28,7 @@ class Driver(Protocol):
         ...
 
     def poll(self) -> int | None:
-        """None while it runs, then its exit status (negative: a signal); the rest of its group is dead then."""
+        """None while it runs, then its exit status (negative: a signal), after its group's end."""
         ...
 
     def terminate(self) -> None:
@@ -66,7 +66,7 @@ class DriverProcess:
         with self._lock:
             if self._process.returncode is not None:
                 return self._process.returncode
-            # Looked at without reaping: while the leader is a zombie its group's number is given to nobody else.
+            # Looked at without reaping: while the leader is a zombie its group's number is taken.
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return None
             self._signal_group(signal.SIGKILL)

@@ -76,7 +76,7 @@ class ApiKey(Base):
 
 
 class Job(Base):
-    """A submitted search. `lease_*` say which worker holds it; `lease_token` grows with each change of hands."""
+    """A submitted search. `lease_*` say which worker holds it; `lease_token` grows when that changes."""
 
     __tablename__ = "job"
     __table_args__ = (
