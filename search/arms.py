@@ -9,7 +9,7 @@ from typing import Any
 
 from search.dimensions import Choices, Dimension, Interval, Options
 from search.pathway_rules import enumerate_pathways, fits
-from search.recipe import LogitLoss, Pathway, Point, Process, constant
+from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
 from search.spec import JobSpec, Range
 
@@ -56,12 +56,17 @@ def tuning_dimensions(spec: JobSpec) -> tuple[Dimension, ...]:
 
 def pathways_of(choices: Choices, preflight: PreflightResult) -> list[Pathway]:
     """The pathways that a choice means for this pair of models; those that do not fit are left out."""
+    return pathways_between(choices, preflight.teacher_stages, preflight.student_stages)
+
+
+def pathways_between(choices: Choices, teacher: list[Stage], student: list[Stage]) -> list[Pathway]:
+    """The pathways that a choice means between these stages."""
     return enumerate_pathways(
         str(choices["connections"]),
         str(choices["transform"]),
         [str(distance) for distance in _list(choices["distances"])],
-        preflight.teacher_stages,
-        preflight.student_stages,
+        teacher,
+        student,
     )
 
 

@@ -1,7 +1,8 @@
 """The one training loop: all arms, the teacher too, are runs of it.
 
 A run is a function of its parameters, data and seed. Data order, augmentation and dropout of a step are pure
-functions of (seed, step), so that the whole state is one dict and a continued run is bitwise the same on the CPU.
+functions of (seed, step), so that the whole state is one dict and a continued run is bitwise the same on the
+CPU.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from search.recipe import Process
 from search.records import RunParameters
 from search.spec import Training
 
+TeacherLogits = Callable[[Tensor, int], Tensor]
+"""(indices, view) -> logits (B, K)."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -49,7 +53,7 @@ class Material:
     teacher: TappedModel | None
     train: ImageSet
     meta: ImageSet | None = None
-    teacher_logits: Callable[[Tensor, int], Tensor] | None = None
+    teacher_logits: TeacherLogits | None = None
     validate: Callable[[TappedModel], dict[str, float]] | None = None
 
 
@@ -93,7 +97,9 @@ class Distillation:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def steps(self) -> Iterator[Report | None]:
-        """Train to the end; a Report when figures are due. Raises NonFiniteFigure when a figure is not finite."""
+        """Train to the end; a Report when figures are due. Raises NonFiniteFigure when a figure is not
+        finite.
+        """
         while self.step < self.total_steps:
             started = time.perf_counter()
             figures = self._update()
@@ -117,7 +123,7 @@ class Distillation:
             targets=batch.targets,
         )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         learn = self.parameters.learn
         if self.learned is not None and learn is not None and self.step % learn.update_every_steps == 0:
             before, losses_before = _copies(self.student), _copies(self.losses)
@@ -154,7 +160,9 @@ class Distillation:
         loss = F.cross_entropy(logits, targets)
         # A parameter that the logits do not depend on has no say in the meta loss.
         vectors = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(named, step_adjoint(self.optimizer, list(named.values()), list(vectors)), strict=True))
+        return dict(
+            zip(named, step_adjoint(self.optimizer, list(named.values()), list(vectors)), strict=True)
+        )
 
     def batch(self) -> Batch:
         """The training batch of this step: a pure function of (seed, step)."""

@@ -1,6 +1,6 @@
 """Train one student by one process, without any service: `python -m search.distill`.
 
-    python -m search.distill --recipe recipe.json --seed 0 --out student/
+python -m search.distill --recipe recipe.json --seed 0 --out student/
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from search.recipe import Recipe, constant
 from search.records import Proposal, RunParameters, RunResult, StageName, TrialKey, TrialRecord, TrialState
 
 
-def distill(job: LocalJob, run: RunParameters, *, arm: str, seed: int, recipe: Recipe | None = None) -> RunResult:
+def distill(
+    job: LocalJob, run: RunParameters, *, arm: str, seed: int, recipe: Recipe | None = None
+) -> RunResult:
     """Train the teacher (or load it), then the student on train, meta and validation; figures on test.
 
     Raises SearchProblem for what the user can mend.
@@ -60,7 +62,8 @@ def _completed(record: TrialRecord) -> TrialRecord:
     if record.state != TrialState.COMPLETED:
         error = record.error
         raise SearchProblem(
-            error.message if error else f"{record.key} did not complete", code=error.code if error else "internal"
+            error.message if error else f"{record.key} did not complete",
+            code=error.code if error else "internal",
         )
     return record
 
@@ -88,7 +91,7 @@ def main(
     threads: ThreadsOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Train a student by a recipe's process, or by plain knowledge distillation (0.1 cross-entropy, 0.9 KL, T = 4)."""
+    """Train a student by a recipe's process, or by plain KD (0.1 cross-entropy, 0.9 KL, T = 4)."""
     try:
         given = read_recipe(recipe)
         spec = make_spec(
@@ -101,7 +104,9 @@ def main(
             data=data,
             epochs=epochs,
         )
-        process = given.process if given else constant(cross_entropy_weight=0.1, logit_loss="kd", logit_weight=0.9)
+        process = (
+            given.process if given else constant(cross_entropy_weight=0.1, logit_loss="kd", logit_weight=0.9)
+        )
         run = RunParameters(
             process=process,
             epochs=epochs or (given.epochs if given else spec.proof_epochs),

@@ -1,6 +1,7 @@
 """Find a process for a teacher, a student and a data set: `python -m search.find`.
 
-    python -m search.find --teacher test_resnet --train-teacher 20 --student test_convnext --epochs 10 --out found.json
+python -m search.find --teacher test_resnet --train-teacher 20 --student test_convnext --epochs 10 --out
+found.json
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from search.options import (
 )
 from search.plan import best_search_trial, searched_run
 from search.problems import SearchProblem
-from search.records import ExportParameters, Proposal, StageName, TrialKey, TrialRecord
 from search.recipe import Recipe
+from search.records import ExportParameters, Proposal, StageName, TrialKey, TrialRecord
 from search.stages.export import write_recipe
 from search.trial import TrialSetting
 
@@ -47,7 +48,7 @@ def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
     Raises SearchProblem when nothing could be found.
     """
     job.run(until=StageName.TUNING)
-    best = best_search_trial(job.spec, job.records)
+    best = best_search_trial(job.records)
     run = searched_run(job.spec, job.records)
     evidence: dict[str, Any] = {
         "validation_accuracy": (best.result or {})["accuracy"],
@@ -75,7 +76,9 @@ def main(
     data: DataOption = None,
     epochs: EpochsOption = None,
     max_steps: MaxStepsOption = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Search trials; 1 by default.")] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Search trials; 1 by default.")
+    ] = None,
     recipe: RecipeOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,

@@ -44,7 +44,8 @@ class LocalJob:
     records: list[TrialRecord] = field(default_factory=list)
 
     def run(self, *, until: StageName | None = None) -> dict[str, Any] | None:
-        """Execute the plan to its end, or up to the first trial of stage `until`; the report, if there is one.
+        """Execute the plan to its end, or up to the first trial of stage `until`; the report, if there is
+        one.
 
         Raises SearchProblem when the plan fails.
         """
@@ -121,14 +122,13 @@ class LocalJob:
                 return self.directory / "trials" / str(record.key) / "teacher.safetensors"
         return None
 
-    def _proof_student(self, proposal: Proposal) -> Path:
+    def _proof_student(self, proposal: Proposal) -> Path | None:
+        """The winning proof run's student; None for a process that was found and not proved."""
         arm, seed = proposal.parameters["arm"], proposal.parameters["seed"]
-        key = next(
-            record.key
-            for record in self.records
-            if record.key.stage == StageName.PROOF and record.key.arm == arm and record.key.seed == seed
-        )
-        return self.directory / "trials" / str(key) / "student.safetensors"
+        for record in self.records:
+            if (record.key.stage, record.key.arm, record.key.seed) == (StageName.PROOF, arm, seed):
+                return self.directory / "trials" / str(record.key) / "student.safetensors"
+        return None
 
     def _updated(self, record: TrialRecord, started: float, **changes: Any) -> TrialRecord:
         seconds = (time.perf_counter() - started) * (

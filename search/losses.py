@@ -68,7 +68,9 @@ class DistillationLosses(nn.Module):
             for index, loss in enumerate(self._logit_losses)
         ]
 
-    def raw_pathway_losses(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
+    def raw_pathway_losses(
+        self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
+    ) -> Tensor:
         """(P,) before scaling. Maps (B, C, H, W) by stage index."""
         values = [
             loss(student_maps[pathway.student_stage], teacher_maps[pathway.teacher_stage])
@@ -80,7 +82,9 @@ class DistillationLosses(nn.Module):
         """The pathway losses: what `torch.func.functional_call` calls."""
         return self.pathway_losses(student_maps, teacher_maps)
 
-    def pathway_losses(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
+    def pathway_losses(
+        self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
+    ) -> Tensor:
         """(P,) unit-scaled; the first call measures the scales."""
         raw = self.raw_pathway_losses(student_maps, teacher_maps)
         if not self.process.unit_scaled or not len(raw):

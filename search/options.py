@@ -25,7 +25,8 @@ console = Console(stderr=True)
 
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Name of a timm model.")]
 TeacherWeightsOption = Annotated[
-    Path | None, typer.Option("--teacher-weights", help="Weights of the teacher: safetensors or a torch file.")
+    Path | None,
+    typer.Option("--teacher-weights", help="Weights of the teacher: safetensors or a torch file."),
 ]
 TrainTeacherOption = Annotated[
     int | None, typer.Option("--train-teacher", min=1, help="Train the teacher for so many epochs.")
@@ -35,12 +36,15 @@ UntrainedTeacherOption = Annotated[
 ]
 StudentOption = Annotated[str | None, typer.Option("--student", help="Name of a timm model.")]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="`digits`, a name of datasets.toml, or a directory of class folders.")
+    str | None,
+    typer.Option("--data", help="`digits`, a name of datasets.toml, or a directory of class folders."),
 ]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of a run.")]
 MaxStepsOption = Annotated[
     int | None,
-    typer.Option("--max-steps", min=1, help=f"Steps of a run at most; then {SMALL_EVALUATION_IMAGES} images judge."),
+    typer.Option(
+        "--max-steps", min=1, help=f"Steps of a run at most; then {SMALL_EVALUATION_IMAGES} images judge."
+    ),
 ]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="A recipe that supplies every default.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the student's run.")]
@@ -61,7 +65,9 @@ def read_recipe(path: Path | None) -> Recipe | None:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise SearchProblem(f"{path} is not a recipe: {place}: {first['msg']}", code="recipe_invalid") from error
+        raise SearchProblem(
+            f"{path} is not a recipe: {place}: {first['msg']}", code="recipe_invalid"
+        ) from error
 
 
 def make_spec(
@@ -76,7 +82,9 @@ def make_spec(
     epochs: int | None,
     trials: int | None = None,
 ) -> JobSpec:
-    """The spec that the options describe; what they leave out comes from the recipe, then from the defaults."""
+    """The spec that the options describe; what they leave out comes from the recipe, then from the
+    defaults.
+    """
     document: dict[str, Any] = recipe.spec.model_dump() if recipe else {"teachers": [{}], "student": {}}
     _set_teacher(document, teacher, teacher_weights, train_teacher, untrained_teacher)
     if student is not None:
@@ -91,8 +99,12 @@ def make_spec(
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        faults = "; ".join(f"{fault.field}: {fault.message} {fault.remedy}" for fault in explain_validation(error))
-        raise SearchProblem(f"{faults} (options: --teacher, --student, --data)", code="spec_invalid") from error
+        faults = "; ".join(
+            f"{fault.field}: {fault.message} {fault.remedy}" for fault in explain_validation(error)
+        )
+        raise SearchProblem(
+            f"{faults} (options: --teacher, --student, --data)", code="spec_invalid"
+        ) from error
 
 
 def _set_teacher(

@@ -1,4 +1,6 @@
-"""Failures that a user can mend: each has a stable code and a sentence that says what to do. Imports no torch."""
+"""Failures that a user can mend: each has a stable code and a sentence that says what to do. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -29,5 +31,5 @@ def require_finite(figures: Mapping[str, float], *, step: int) -> None:
     for name, value in figures.items():
         if not math.isfinite(value):
             raise NonFiniteFigure(
-                f"{name} became {value} at step {step}; a lower learning rate or process learning rate may help"
+                f"{name} became {value} at step {step}; lower the learning rate or that of the process"
             )

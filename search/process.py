@@ -101,8 +101,8 @@ class BiasedSoftmax:
 class LearnedProcess:
     """A process that follows its hypergradient with Adam, and records itself.
 
-    Pathway weights go through the chosen normalisation; logit weights and temperatures are always independent.
-    Parameters are float64: they are few, and a long search adds up many small updates.
+    Pathway weights go through the chosen normalisation; logit weights and temperatures are always
+    independent. Parameters are float64: they are few, and a long search adds up many small updates.
     """
 
     def __init__(self, process: Process, learning: Learning) -> None:
@@ -125,7 +125,9 @@ class LearnedProcess:
 
     def _effective(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logit = self._softplus.weights(self._raw["logit"])
-        pathway = self._normalisation.weights(self._raw["pathway"]) if len(self.process.pathways) else _vector([])
+        pathway = (
+            self._normalisation.weights(self._raw["pathway"]) if len(self.process.pathways) else _vector([])
+        )
         temperature = MIN_TEMPERATURE + self._softplus.weights(self._raw["temperature"])
         teacher, student = temperature.tensor_split(2)
         return logit, pathway, teacher, student
@@ -215,11 +217,6 @@ def with_scales(process: Process, scales: list[float]) -> Process:
         for pathway, scale in zip(process.pathways, scales, strict=True)
     ]
     return Process.model_validate(process.model_copy(update={"pathways": pathways}).model_dump())
-
-
-def final_held(process: Process) -> Process:
-    """The final weights and temperatures, held from the first step."""
-    return process.model_copy(update={"points": [process.points[-1].model_copy(update={"progress": 0.0})]})
 
 
 def _vector(values: Any) -> Tensor:

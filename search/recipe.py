@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from search.spec import JobSpec, Training
 
-RECIPE_VERSION = 1
+RECIPE_VERSION: Literal[1] = 1
 MAX_PATHWAYS = 4096
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]

@@ -110,21 +110,26 @@ class Learning(RecipeModel):
 class RunParameters(RecipeModel):
     """One training run of a student. Parameters of trials in the stages search, tuning and proof.
 
-    `splits`: `search` trains on train and reads meta and validation; `proof` trains on all three and reads test once.
+    `splits`: `search` trains on train and reads meta and validation; `proof` trains on all three and reads
+    test once.
     """
 
     process: Process
     epochs: Annotated[int, Field(gt=0)]
     splits: Literal["search", "proof"] = "search"
     learn: Learning | None = None
-    choices: dict[str, Any] = Field(default_factory=dict, description="What the strategy chose, for its own records.")
+    choices: dict[str, Any] = Field(
+        default_factory=dict, description="What the strategy chose, for its own records."
+    )
 
 
 class RunResult(RecipeModel):
     """Result of a training run: figures on validation (splits `search`) or test (splits `proof`)."""
 
     accuracy: float
-    agreement: float | None = Field(default=None, description="Share of images on which student and teacher agree.")
+    agreement: float | None = Field(
+        default=None, description="Share of images on which student and teacher agree."
+    )
     expected_calibration_error: float
     loss: float
     images: int = Field(description="Images of the split that was read.")
@@ -152,7 +157,9 @@ class PreflightResult(RecipeModel):
     split_sizes: dict[str, int]
     majority_rate: float
     floor_accuracy: float
-    teacher_accuracy: float | None = Field(description="On validation; None in a dry run without teacher weights.")
+    teacher_accuracy: float | None = Field(
+        description="On validation; None in a dry run without teacher weights."
+    )
     teacher_parameters: int
     student_parameters: int
     teacher_stages: list[Stage]

@@ -1,7 +1,7 @@
 """The job spec: what a job may ask for. The one definition that API, client, command line and workers share.
 
-Imports no torch. Every field has its default here; the API stores and echoes the spec with all defaults filled in.
-Unknown fields and wrong types are refused. Fields that are reserved for later carry a validator that says "not yet".
+Imports no torch. Every field has its default here; the API stores and echoes the spec with all defaults
+filled in. Unknown fields and wrong types are refused. Fields that are reserved for later say "not yet".
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-SPEC_VERSION = 1
+SPEC_VERSION: Literal[1] = 1
 
-ARMS = (
+Arm = Literal[
+    "student_alone", "plain_kd", "tuned_kd", "longer_kd", "uniform", "constant", "shuffled", "searched"
+]
+ARMS: tuple[Arm, ...] = (
     "student_alone",
     "plain_kd",
     "tuned_kd",
@@ -22,15 +25,11 @@ ARMS = (
     "shuffled",
     "searched",
 )
-Arm = Literal[
-    "student_alone", "plain_kd", "tuned_kd", "longer_kd", "uniform", "constant", "shuffled", "searched"
-]
 REQUIRED_ARMS: tuple[Arm, ...] = ("student_alone", "tuned_kd", "searched")
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]*$")]
 PositiveInt = Annotated[int, Field(gt=0, le=10**12)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Label = Annotated[str, Field(max_length=200)]
 
 
@@ -44,9 +43,13 @@ class TeacherTraining(SpecModel):
     """How a teacher without weights is trained, on the train split only."""
 
     epochs: PositiveInt = Field(default=20, description="Epochs over the train split.")
-    learning_rate: PositiveFloat = Field(default=2e-3, description="Peak learning rate of AdamW, OneCycle schedule.")
+    learning_rate: PositiveFloat = Field(
+        default=2e-3, description="Peak learning rate of AdamW, OneCycle schedule."
+    )
     batch_size: PositiveInt = Field(default=64, description="Images per step.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of weights and data order.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, description="Seed of weights and data order."
+    )
 
 
 class Teacher(SpecModel):
@@ -55,10 +58,12 @@ class Teacher(SpecModel):
     model: Name = Field(description="Name of a timm model.")
     weights: Annotated[str, Field(min_length=1, max_length=500)] = Field(
         default="train",
-        description="`train` (trained as part of the job, cached by content), `pretrained` (timm's own weights), "
+        description="`train` (as part of the job, cached by content), `pretrained` (timm's own weights), "
         "`untrained` (random; for controls), or a safetensors / torch file inside the weights root.",
     )
-    training: TeacherTraining = Field(default_factory=TeacherTraining, description="Used when weights is `train`.")
+    training: TeacherTraining = Field(
+        default_factory=TeacherTraining, description="Used when weights is `train`."
+    )
 
 
 class Student(SpecModel):
@@ -70,7 +75,9 @@ class Student(SpecModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> Student:
         if self.space is not None:
-            raise ValueError("a space of students is not supported yet; give `model`, the name of one timm model")
+            raise ValueError(
+                "a space of students is not supported yet; give `model`, the name of one timm model"
+            )
         if self.model is None:
             raise ValueError("give `model`, the name of a timm model")
         return self
@@ -151,8 +158,10 @@ class Range(SpecModel):
 class Space(SpecModel):
     """The discrete choices and ranges that the strategy searches; each trial takes one of each."""
 
-    connections: Annotated[list[Literal["same_depth", "last", "same_or_deeper", "all"]], Field(min_length=1)] = Field(
-        default_factory=lambda: ["same_depth", "last"],
+    connections: Annotated[
+        list[Literal["same_depth", "last", "same_or_deeper", "all"]], Field(min_length=1)
+    ] = Field(
+        default=["same_depth", "last"],
         description="Which teacher stage may teach which student stage.",
     )
     transforms: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: ["projection"])
@@ -161,7 +170,7 @@ class Space(SpecModel):
         description="Each choice is a set of distances; every connection gets one pathway per distance.",
     )
     logit_losses: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: ["kd"])
-    process_learning_rate: Range = Field(default_factory=lambda: Range(low=0.02, high=0.1))
+    process_learning_rate: Range = Field(default_factory=lambda: Range(low=0.03, high=0.3))
     update_every_steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default_factory=lambda: [1], description="The process is updated at every so many steps."
     )
@@ -178,7 +187,9 @@ class ProcessSettings(SpecModel):
     initial_logit_weight: PositiveFloat = 1.0
     initial_temperature: Annotated[float, Field(gt=0.1, le=100)] = 2.0
     learn_temperatures: bool = True
-    meta_batch_size: PositiveInt | None = Field(default=None, description="By default the training batch size.")
+    meta_batch_size: PositiveInt | None = Field(
+        default=None, description="By default the training batch size."
+    )
     record_points: Annotated[int, Field(ge=2, le=4096)] = Field(
         default=33, description="Points at which the process is recorded over the training."
     )
@@ -205,7 +216,9 @@ class Search(SpecModel):
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     pruning: Pruning = Field(default_factory=Pruning)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    concurrent_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(default=2, description="Trials at once.")
+    concurrent_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=2, description="Trials at once."
+    )
 
 
 class Tuning(SpecModel):
@@ -219,10 +232,10 @@ class Proof(SpecModel):
     """Every arm retrains from scratch, for the same epochs, with the same seeds."""
 
     epochs: PositiveInt | None = Field(default=None, description="By default budget.epochs_per_trial.")
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=2, max_length=100)] = Field(
-        default_factory=lambda: [0, 1, 2, 3, 4]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=2, max_length=100)] = (
+        Field(default_factory=lambda: [0, 1, 2, 3, 4])
     )
-    arms: Annotated[list[Arm], Field(min_length=1)] = Field(default_factory=lambda: list(ARMS))
+    arms: Annotated[list[Arm], Field(min_length=1)] = Field(default=list(ARMS))
 
     @model_validator(mode="after")
     def _sound(self) -> Proof:

@@ -1,7 +1,7 @@
 """d(meta loss after one optimiser step) / d(process): one approximation per file, one shared signature.
 
-Each approximation is a function of a `Lookahead` that returns a `HyperGradient`; it leaves weights, buffers and
-random state as they were.
+Each approximation is a function of a `Lookahead` that returns a `HyperGradient`; it leaves weights, buffers
+and random state as they were.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Batch:
 class Lookahead:
     """One optimiser step that was taken, and the meta batch it is judged by.
 
-    `before` and `losses_before` are the student's and the transforms' parameters before the step by name (the meta
-    loss does not depend on the transforms, so they have no tangent), `tangent` the direction
+    `before` and `losses_before` are the student's and the transforms' parameters before the step by name
+    (the meta loss does not depend on the transforms: they have no tangent), `tangent` the direction
     (d step / d gradient)^T v in which the losses of `batch` are differentiated at `before`
     (`search.hypergradient.adjoint`), v being the meta loss's gradient after the step.
     """

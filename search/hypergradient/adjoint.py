@@ -1,8 +1,9 @@
 """The adjoint of one optimiser step: how the weights after it answer to the gradient that went in.
 
 theta' = step(theta, g). Given v = dL/dtheta', these functions return u = (d theta' / d g)^T v, so that
-dL/dw_p = <u, grad L_p(theta)> for a training loss that is linear in its weights w. All optimisers here act on each
-element alone, so u is an elementwise product. Gradient clipping would couple the elements; the loop does not clip.
+dL/dw_p = <u, grad L_p(theta)> for a training loss that is linear in its weights w. All optimisers here act on
+each element alone, so u is an elementwise product. Gradient clipping would couple the elements; the loop does
+not clip.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 def step_adjoint(
     optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], vectors: Sequence[Tensor]
 ) -> list[Tensor]:
-    """u for each parameter, from the optimiser's state just AFTER the step and the gradients still in `.grad`.
+    """u for each parameter, from the optimiser's state just AFTER the step and the gradients still in
+    `.grad`.
 
     Raises TypeError for an optimiser whose adjoint is not known.
     """
@@ -51,9 +53,12 @@ def _adam(group: dict, state: dict, parameter: Tensor, vector: Tensor) -> Tensor
     denominator = root + group["eps"]
     by_mean = (1.0 - beta1) / correction1 / denominator
     # d root / d g = (1 - beta2) g / (correction2 * root); where root is 0 so is g, and the product is 0.
-    root_slope = torch.where(root > 0, (1.0 - beta2) * gradient / (correction2 * root), torch.zeros_like(root))
+    root_slope = torch.where(
+        root > 0, (1.0 - beta2) * gradient / (correction2 * root), torch.zeros_like(root)
+    )
     by_root = mean * root_slope / denominator.square()
-    return vector * (by_mean - by_root) * -float(group["lr"])
+    slope: Tensor = (by_mean - by_root) * -float(group["lr"])
+    return vector * slope
 
 
 _adjoints = {torch.optim.SGD: _sgd, torch.optim.Adam: _adam, torch.optim.AdamW: _adam}

@@ -1,14 +1,15 @@
 """The exact one-step hypergradient of all weights and temperatures by one forward-mode pass.
 
-The training loss is linear in the weights: d L_meta(theta') / d w_p = <u, grad L_p(theta)>, one Jacobian-vector
-product of the vector of losses along u. A temperature enters its loss non-linearly: with z the logits and dz their
-tangent, d/dtau <u, grad_theta KD> = d/dtau <dKD/dz, dz>, a small backward pass on the logits alone. Both are exact.
-(DARTS and DistPro difference two forward passes instead; under bf16 that is wrong by 10-350%.)
+The training loss is linear in the weights: d L_meta(theta') / d w_p = <u, grad L_p(theta)>, one
+Jacobian-vector product of the vector of losses along u. A temperature enters its loss non-linearly: with z the logits and dz
+their tangent, d/dtau <u, grad_theta KD> = d/dtau <dKD/dz, dz>, a small backward pass on the logits alone.
+Both are exact. (DARTS and DistPro difference two forward passes instead; under bf16 that is wrong by
+10-350%.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.autograd.forward_ad as fwd
@@ -31,9 +32,11 @@ class _Taps(nn.Module):
 
 
 def call_with(
-    model: TappedModel, stages: Sequence[int], parameters: dict[str, Tensor], images: Tensor
+    model: TappedModel, stages: Sequence[int], parameters: Mapping[str, Tensor], images: Tensor
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Logits and maps of the model with other parameters and copies of its buffers (which BatchNorm writes to)."""
+    """Logits and maps of the model with other parameters and copies of its buffers (which BatchNorm writes
+    to).
+    """
     replaced = {f"model.{name}": value for name, value in parameters.items()}
     buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
     result: tuple[Tensor, dict[int, Tensor]] = torch.func.functional_call(
@@ -47,9 +50,7 @@ def exact(lookahead: Lookahead) -> HyperGradient:
     losses, batch = lookahead.losses, lookahead.batch
     with torch.no_grad(), torch.random.fork_rng(devices=_devices(batch.images)), fwd.dual_level():
         torch.manual_seed(lookahead.random_seed)
-        duals = {
-            name: fwd.make_dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()
-        }
+        duals = {name: _dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()}
         logits, maps = call_with(lookahead.student, losses.student_stages, duals, batch.images)
         by_pathway = torch.zeros(0, dtype=torch.float64)
         if losses.process.pathways:
@@ -59,10 +60,9 @@ def exact(lookahead: Lookahead) -> HyperGradient:
                 (maps, batch.teacher_maps),
             )
             by_pathway = _tangent(values).double().cpu()
-        logits, logits_tangent = logits.clone(), _tangent(logits).clone()
-        logits = fwd.unpack_dual(logits).primal.clone()
+        plain_logits, logits_tangent = _primal(logits).clone(), _tangent(logits).clone()
     return HyperGradient(
-        pathway_weights=by_pathway, **_by_logit_losses(lookahead, logits.detach(), logits_tangent.detach())
+        pathway_weights=by_pathway, **_by_logit_losses(lookahead, plain_logits, logits_tangent)
     )
 
 
@@ -98,9 +98,19 @@ def _by_logit_losses(lookahead: Lookahead, logits: Tensor, tangent: Tensor) -> d
     }
 
 
+def _dual(value: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = fwd.make_dual(value, tangent)  # type: ignore[no-untyped-call]
+    return dual
+
+
+def _primal(value: Tensor) -> Tensor:
+    primal: Tensor = fwd.unpack_dual(value).primal  # type: ignore[no-untyped-call]
+    return primal
+
+
 def _tangent(value: Tensor) -> Tensor:
-    unpacked = fwd.unpack_dual(value)
-    return torch.zeros_like(unpacked.primal) if unpacked.tangent is None else unpacked.tangent
+    tangent: Tensor | None = fwd.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+    return torch.zeros_like(value) if tangent is None else tangent
 
 
 def _devices(images: Tensor) -> list[torch.device]:

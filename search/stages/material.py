@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from search.data import Dataset, ImageSet, as_float, open_dataset
-from search.evaluate import evaluate
-from search.models import TappedModel, build_model, weights_sha256
+from search.data import Dataset, ImageSet, open_dataset
+from search.evaluate import evaluate, predict
+from search.models import TappedModel, Weights, build_model, weights_sha256
 from search.problems import SearchProblem
 from search.spec import JobSpec, Splits
 from search.trial import TrialSetting
@@ -32,10 +31,10 @@ def _dataset(name: str, splits: str, datasets_file: Path | None, input_size: int
     )
 
 
-def build(
-    spec: JobSpec, dataset: Dataset, model: str, *, seed: int, weights: Path | str | None = None
-) -> TappedModel:
-    """A model for this data set: its classes, channels, size; from scratch it takes the data's own mean and std."""
+def build(spec: JobSpec, dataset: Dataset, model: str, *, seed: int, weights: Weights = None) -> TappedModel:
+    """A model for this data set: its classes, channels, size; from scratch it takes the data's own mean and
+    std.
+    """
     return build_model(
         model,
         classes=dataset.classes,
@@ -75,17 +74,9 @@ def _teacher(
     data = spec.data
     dataset = _dataset(data.name, data.splits.model_dump_json(), datasets_file, data.input_size)
     model = build(spec, dataset, spec.teacher.model, seed=0, weights=file).eval()
-    return LoadedTeacher(model, logits_on(model, dataset.splits[split], device), weights_sha256(model))
-
-
-@torch.inference_mode()
-def logits_on(model: TappedModel, images: ImageSet, device: str) -> Tensor:
-    """(N, K) logits of the unaugmented images, on the CPU, in evaluation mode."""
-    model = model.to(device).eval()
-    rows = [
-        model(as_float(batch.to(device))).float().cpu() for batch in images.images.split(EVALUATION_BATCH)
-    ]
-    return torch.cat(rows)
+    model.to(device)
+    logits = predict(model, dataset.splits[split].images, batch_size=EVALUATION_BATCH, device=device).cpu()
+    return LoadedTeacher(model, logits, weights_sha256(model))
 
 
 def accuracy_on(model: TappedModel, images: ImageSet, device: str) -> float:

@@ -9,19 +9,20 @@ from torch import Tensor
 
 from search.checkpoint import to_bytes
 from search.data import ImageSet
-from search.distill import Distillation, Material, Report
+from search.distill import Distillation, Material, Report, TeacherLogits
 from search.evaluate import evaluate
 from search.models import TappedModel, export_student, weights_sha256
 from search.records import RunParameters, RunResult
-from search.stages.material import EVALUATION_BATCH, build, dataset_of, teacher_of
+from search.stages.material import EVALUATION_BATCH, LoadedTeacher, build, dataset_of, teacher_of
+from search.teacher_cache import TeacherCache
 from search.trial import Outcome, TrialSetting
 
 
 class StudentRun:
     """A student trained by one process.
 
-    With the splits `search` it trains on train and is judged on validation. With `proof` it trains on train, meta
-    and validation together and reads test once, in `outcome`, after its last checkpoint.
+    With the splits `search` it trains on train and is judged on validation. With `proof` it trains on train,
+    meta and validation together and reads test once, in `outcome`, after its last checkpoint.
     """
 
     def __init__(self, setting: TrialSetting, state: dict[str, Any] | None) -> None:
@@ -41,11 +42,13 @@ class StudentRun:
         teacher = None
         if process.logit_losses or process.pathways:
             teacher = teacher_of(setting, split="validation")
+        train = self.dataset.training_images(self.parameters.splits)
         material = Material(
             student=student,
             teacher=teacher.model if teacher else None,
-            train=self.dataset.training_images(self.parameters.splits),
+            train=train,
             meta=splits["meta"],
+            teacher_logits=self._cached_logits(teacher, train) if teacher and not process.pathways else None,
             validate=None if self.is_proof else self._validator(splits["validation"]),
         )
         return Distillation(
@@ -57,6 +60,20 @@ class StudentRun:
             device=setting.device,
             max_steps=setting.max_steps,
         )
+
+    def _cached_logits(self, teacher: LoadedTeacher, train: ImageSet) -> TeacherLogits:
+        """Without pathways the teacher's logits are all that is needed of it; they are computed once per
+        node.
+        """
+        cache = TeacherCache(
+            self.setting.places.cache_directory,
+            teacher=teacher.model,
+            images=train,
+            policy=self.setting.spec.training.augmentation,
+            seed=self.setting.spec.data.splits.seed,
+            device=self.setting.device,
+        )
+        return cache.logits
 
     def _validator(self, images: ImageSet) -> Any:
         def validate(model: TappedModel) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 
 from search.checkpoint import to_bytes
 from search.distill import Distillation, Material, Report
-from search.models import TappedModel, export_student, weights_sha256
+from search.models import TappedModel, Weights, export_student, weights_sha256
 from search.problems import SearchProblem
 from search.recipe import constant
 from search.records import RunParameters, TeacherResult
@@ -38,7 +38,7 @@ class TeacherRun:
 
     def _build(self) -> TappedModel:
         teacher, spec = self.setting.spec.teacher, self.setting.spec
-        weights: Path | str | None = None
+        weights: Weights = None
         if self.was_cached:
             weights = self.cached
         elif teacher.weights == "pretrained":

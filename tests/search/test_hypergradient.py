@@ -1,4 +1,6 @@
-"""The exact hypergradient against an independent oracle: the unrolled step, differentiated twice, in float64."""
+"""The exact hypergradient against an independent oracle: the unrolled step, differentiated twice, in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from search.distill import Distillation, Material, mix
@@ -21,7 +23,9 @@ from tests.search.synthetic import blobs
 
 TRAINING = {
     "sgd": Training(optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=5e-4, learning_rate=0.05),
-    "momentum": Training(optimizer="sgd", momentum=0.9, nesterov=False, weight_decay=5e-4, learning_rate=0.05),
+    "momentum": Training(
+        optimizer="sgd", momentum=0.9, nesterov=False, weight_decay=5e-4, learning_rate=0.05
+    ),
     "nesterov": Training(optimizer="sgd", momentum=0.9, nesterov=True, weight_decay=5e-4, learning_rate=0.05),
     "adamw": Training(optimizer="adamw", learning_rate=3e-3, weight_decay=0.05),
 }
@@ -68,7 +72,9 @@ def make_run(training: Training, student_name: str, *, hypergradient: Callable =
 
 
 def unrolled(run: Distillation, after: dict[str, Tensor]) -> HyperGradient:
-    """Differentiate the meta loss through one functional optimiser step, written from the optimisers' papers."""
+    """Differentiate the meta loss through one functional optimiser step, written from the optimisers'
+    papers.
+    """
     effective = run.process.at(run.step / run.total_steps)
     values = [
         vector.clone().requires_grad_(True)
@@ -178,7 +184,9 @@ def test_leaves_weights_buffers_and_random_state_as_they_were(pair: str) -> None
 
 
 def test_seeds_of_neighbouring_steps_differ() -> None:
-    assert len({mix(seed, kind, index) for seed in range(5) for kind in range(4) for index in range(50)}) == 1000
+    assert (
+        len({mix(seed, kind, index) for seed in range(5) for kind in range(4) for index in range(50)}) == 1000
+    )
 
 
 def test_an_unknown_optimizer_is_refused() -> None:
