@@ -23,9 +23,16 @@ from service.housekeeping import keep_house
 from service.metrics import Metrics
 from service.openapi import install_openapi, operation_id
 from service.paging import refuse_unknown_parameters
-from service.problems import Problem, answer_http_exception, answer_invalid_request, answer_problem
+from service.problems import (
+    Problem,
+    answer_http_exception,
+    answer_invalid_request,
+    answer_problem,
+    answer_unavailable,
+)
 from service.request_middleware import RequestMiddleware
 from service.settings import Settings
+from service.store.errors import UNAVAILABLE
 from service.store.session import Store
 from service.store.states import Scope
 
@@ -45,6 +52,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         lifespan=_lifespan,
         exception_handlers={
             Problem: answer_problem,
+            **dict.fromkeys(UNAVAILABLE, answer_unavailable),
             HTTPException: answer_http_exception,
             RequestValidationError: answer_invalid_request,
         },

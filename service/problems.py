@@ -12,6 +12,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -20,6 +21,8 @@ from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:limbeck:problem:"
+
+log = structlog.get_logger(__name__)
 
 
 class Code(StrEnum):
@@ -49,6 +52,7 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     INTERNAL = "internal"
+    DATABASE_UNAVAILABLE = "database_unavailable"
     CATALOGUE_EMPTY = "catalogue_empty"
     NOT_READY = "not_ready"
     HTTP_ERROR = "http_error"
@@ -79,6 +83,7 @@ KINDS: Mapping[Code, tuple[int, str]] = {
     Code.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
     Code.RANGE_NOT_SATISFIABLE: (416, "The range lies outside the file"),
     Code.INTERNAL: (500, "The server failed"),
+    Code.DATABASE_UNAVAILABLE: (503, "The database does not answer"),
     Code.CATALOGUE_EMPTY: (503, "No worker has published what it can do yet"),
     Code.NOT_READY: (503, "The service is not ready"),
 }
@@ -166,6 +171,13 @@ def answer_invalid_request(request: Request, error: Exception) -> Response:
     faults = [_fault(entry) for entry in error.errors()]
     detail = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
     return answer_problem(request, Problem(Code.INVALID_REQUEST, detail, errors=faults))
+
+
+def answer_unavailable(request: Request, error: Exception) -> Response:
+    """Exception handler for a database that is down or busy: nothing was done, and trying again may help."""
+    log.error("the database does not answer", exc_info=error)
+    detail = "The database does not answer now; nothing was done. Send the request again."
+    return answer_problem(request, Problem(Code.DATABASE_UNAVAILABLE, detail, headers={"Retry-After": "2"}))
 
 
 def _fault(entry: Mapping[str, Any]) -> Fault:

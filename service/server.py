@@ -76,7 +76,7 @@ def refuse_open_door(settings: Settings, store: Store) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises StartRefused for a taken or unknown place."""
+    """A listening socket; port 0 takes any free one. Raises StartRefused when it cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
