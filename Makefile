@@ -17,6 +17,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Install everything into .venv (once)
+	@echo "Limbeck is installed in $(VENV)."
 
 $(STAMP):
 	@tools/install.sh $(VENV)

@@ -1,4 +1,4 @@
-"""What README and documentation name exists: commands, routes, methods; the quick start really runs (slow)."""
+"""What README and documentation name exists: commands, routes, methods; the quick start runs (slow)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import timm
+from PIL import Image
 
 from limbeck import Client, Job
-from search.spec import JobSpec
+from limbeck.submission import parse_spec
+from search.data import open_dataset
+from search.spec import JobSpec, Splits
 from service.app import create_app
 from service.settings import Settings
 from service.store.session import open_store
@@ -116,6 +120,33 @@ def test_routes_exist(sqlite_url: str, tmp_path: Path) -> None:
 def test_jobs_in_requests_are_valid() -> None:
     bodies = [words[words.index("-d") + 1] for words in commands(PAGES["README.md"]) if "-d" in words]
     assert [JobSpec.model_validate(json.loads(body)).name for body in bodies] == ["digits"]
+
+
+def test_models_that_are_named_exist() -> None:
+    named = set(re.findall(r"\btest_(?:resnet|efficientnet|vit|convnext)\w*", TEXT))
+    assert {"test_resnet", "test_efficientnet"} <= named
+    assert named - set(timm.list_models("test_*")) == set()
+
+
+@pytest.mark.parametrize("block", [block for page in PAGES.values() for block in blocks(page, "yaml")])
+def test_job_files_are_valid(block: str) -> None:
+    JobSpec.model_validate(parse_spec(block, name="block"))
+
+
+@pytest.mark.parametrize("block", [block for page in PAGES.values() for block in blocks(page, "toml")])
+def test_data_set_files_are_valid(block: str, tmp_path: Path) -> None:
+    (path,) = re.findall(r'^path = "(.*)"', block, re.MULTILINE)
+    for number in range(20):
+        image = (
+            tmp_path / "data" / ("train" if number < 16 else "test") / f"class-{number % 2}" / f"{number}.png"
+        )
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(image)
+    file = tmp_path / "datasets.toml"
+    file.write_text(block.replace(path, str(tmp_path / "data")))
+    (name,) = re.findall(r"^\[datasets\.(\w+)\]", block, re.MULTILINE)
+    dataset = open_dataset(name, Splits(train=8, meta=4, validation=4, test=4), datasets_file=file)
+    assert dataset.classes == 2
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES.values() for block in blocks(page, "python")])

@@ -1,4 +1,4 @@
-"""Write the tables of fields in docs/ from the pydantic models, so that both say the same.
+"""Write the tables of fields and settings in docs/ from the pydantic models, so that both say the same.
 
 `python -m tools.schema_tables` writes, `--check` only says whether a page is out of date. A page holds
 `<!-- generated: MODULE:MODEL -->` and `<!-- end -->`; what stands between them is replaced.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic_settings import BaseSettings
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"(<!-- generated: (?P<module>[\w.]+):(?P<model>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,7 +46,8 @@ def render(text: str) -> str:
 
     def replace(match: re.Match[str]) -> str:
         model = getattr(importlib.import_module(match["module"]), match["model"])
-        return f"{match[1]}\n{tables(model)}\n{match[4]}"
+        written = variables(model) if issubclass(model, BaseSettings) else tables(model)
+        return f"{match[1]}\n{written}\n{match[4]}"
 
     return BLOCK.sub(replace, text)
 
@@ -57,6 +60,20 @@ def tables(model: type[BaseModel]) -> str:
         here = (found for found in mentioned if found.__module__ == model.__module__)
         models += [other for other in dict.fromkeys(here) if other not in models]
     return "\n".join(_table(part) for part in models)
+
+
+def variables(settings: type[BaseSettings]) -> str:
+    """One table of environment variables, with the defaults that a user without any of them has."""
+    prefix = settings.model_config["env_prefix"].upper()
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        del os.environ[name]
+    defaults = settings(home="~/.limbeck")
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in settings.model_fields.items():
+        value = getattr(defaults, name)
+        shown = "" if value is None else f"`{str(value).replace(f'-{os.getuid()}', '-USER_ID')}`"
+        lines.append(f"| `{prefix}{name.upper()}` | {shown} | {field.description or ''} |")
+    return "\n".join(lines) + "\n"
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
