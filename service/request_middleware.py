@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
+from contextlib import suppress
 from http import HTTPStatus
 
 import structlog
@@ -17,6 +19,8 @@ from service.problems import Code, Problem
 
 REQUEST_ID = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DROP_BYTES = 20_000_000
+DROP_SECONDS = 2.0
 CLIENT_WENT_AWAY = 499  # nginx's number; nobody receives it, the log shows it
 
 log = structlog.get_logger("limbeck.http")
@@ -48,8 +52,8 @@ class RequestMiddleware:
             await self._app(exchange.scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = exchange.status or CLIENT_WENT_AWAY
-        except Problem as problem:
-            await exchange.answer(problem)
+        except BodyTooLargeError:
+            await exchange.answer_too_large()
         except Exception:
             log.exception("request failed", method=exchange.scope["method"], path=exchange.scope["path"])
             if exchange.status is not None:
@@ -77,6 +81,10 @@ class RequestMiddleware:
         )
 
 
+class BodyTooLargeError(Exception):
+    """More was sent, or announced, than the server takes."""
+
+
 class Exchange:
     """One request and its answer, counted on the way: `receive` and `send` stand for the server's own."""
 
@@ -91,16 +99,16 @@ class Exchange:
         self._received_bytes = 0
 
     def refuse_announced_excess(self) -> None:
-        """Raise Problem 413 before a byte of the body has been read."""
+        """Raise BodyTooLargeError before a byte of the body has been read."""
         announced = Headers(scope=self.scope).get("content-length", "")
         if announced.isdigit() and int(announced) > self._body_limit_bytes:
-            raise self._too_large()
+            raise BodyTooLargeError
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._received_bytes += len(message.get("body", b""))
         if self._received_bytes > self._body_limit_bytes:
-            raise self._too_large()
+            raise BodyTooLargeError
         return message
 
     async def send(self, message: Message) -> None:
@@ -116,11 +124,26 @@ class Exchange:
         response = problem.response(instance=self.scope["path"], request_id=self.scope["request_id"])
         await response(self.scope, self.receive, self.send)
 
-    def _too_large(self) -> Problem:
-        limit = self._body_limit_bytes
-        return Problem(
-            Code.BODY_TOO_LARGE, f"A body may have at most {limit} bytes.", headers={"Connection": "close"}
-        )
+    async def answer_too_large(self) -> None:
+        """Answer 413 at once; then read and drop what is still being sent, up to what an honest mistake
+        sends: closed earlier, the connection would be reset, and the client could lose the answer.
+        """
+        detail = f"A body may have at most {self._body_limit_bytes} bytes."
+        problem = Problem(Code.BODY_TOO_LARGE, detail, headers={"Connection": "close"})
+        response = problem.response(instance=self.scope["path"], request_id=self.scope["request_id"])
+        await self.send({"type": "http.response.start", "status": 413, "headers": response.raw_headers})
+        await self.send({"type": "http.response.body", "body": response.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DROP_SECONDS):
+                await self._drop(DROP_BYTES)
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _drop(self, limit_bytes: int) -> None:
+        while limit_bytes > 0:
+            message = await self._receive()
+            if message["type"] != "http.request" or not message.get("more_body"):
+                return
+            limit_bytes -= len(message.get("body", b""))
 
 
 def _request_id(scope: Scope) -> str:

@@ -17,6 +17,7 @@ from service.store.session import Store, open_store
 
 GRACE_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
+BACKLOG = 2048
 
 log = structlog.get_logger(__name__)
 
@@ -70,8 +71,8 @@ def refuse_open_door(settings: Settings, store: Store) -> None:
         has_key = keys.any_valid(session)
     if not has_key:
         raise StartRefused(
-            f"There is no API key yet, so everybody who reaches {settings.host} could submit jobs. Make a key "
-            "with `python -m service keys create --name admin --scopes admin`, or bind to 127.0.0.1."
+            f"There is no API key yet, so everybody who reaches {settings.host} could submit jobs. "
+            "Make one with `python -m service keys create --name admin --scopes admin`, or bind to 127.0.0.1."
         )
 
 
@@ -79,13 +80,19 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any free one. Raises StartRefused when it cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        # asyncio sends small packets at once only if the protocol is named here; without it an answer whose
+        # headers and body are written apart takes 40 ms longer (measured).
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         reason = error.strerror or error
         raise StartRefused(
             f"Cannot listen on {host} port {port}: {reason}. Is another Limbeck running? "
             "Choose another port with --port or LIMBECK_PORT."
         ) from error
+    return listener
 
 
 def address_of(host: str, listener: socket.socket) -> str:
