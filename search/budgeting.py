@@ -156,8 +156,8 @@ class Budgeting:
         devices = self.costs.devices
         return (
             f"budget.{name} is {limit:g}, but the smallest job needs about {needed:.0f}: one search trial "
-            f"with its replays {search * devices:.0f} device-seconds, as much again to tune KD, and the proof "
-            f"of {len(arms)} arms x {len(seeds)} seeds {proof * devices:.0f}{longer}. "
+            f"with its replays {search * devices:.0f} device-seconds, as much again to tune KD, and the "
+            f"proof of {len(arms)} arms x {len(seeds)} seeds {proof * devices:.0f}{longer}. "
             f"Raise budget.{name} to at least {math.ceil(needed)}, or lower budget.epochs_per_trial, "
             "proof.epochs, proof.seeds or proof.arms."
         )

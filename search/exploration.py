@@ -46,7 +46,7 @@ def replays(moment: Moment) -> Action | None:
     assert trial is not None, "the search stage does not end without a completed trial"
     learned = learned_process(trial)
     missing = [
-        proposal(TrialKey(StageName.SEARCH, kind, spec.search.seed, 0), replay_run(spec, process))
+        proposal(TrialKey(StageName.SEARCH, kind.value, spec.search.seed, 0), replay_run(spec, process))
         for kind, process in ((ProcessKind.SCHEDULE, learned), (ProcessKind.CONSTANT, held(learned)))
         if not any(replay.key.arm == kind for replay in replayed)
     ]
@@ -80,7 +80,7 @@ def _search_trial(moment: Moment) -> Proposal | None:
     if not _is_needed(searched) and not moment.budgeting().has_room_for_search(parameters):
         return None
     unfinished = [trial.key.index for trial in searched if not trial.state.is_final]
-    key = TrialKey(StageName.SEARCH, ArmName.SEARCHED, spec.search.seed, index)
+    key = TrialKey(StageName.SEARCH, ArmName.SEARCHED.value, spec.search.seed, index)
     return proposal(key, parameters.model_copy(update={"choices": {**choices, UNFINISHED: unfinished}}))
 
 
@@ -121,7 +121,7 @@ def _tuning_trial(moment: Moment) -> Proposal | None:
     has_room = not budgeting.tuning_is_even() and budgeting.has_room_for_tuning(parameters)
     if not has_room and not _is_needed(tuned):
         return None
-    return proposal(TrialKey(StageName.TUNING, ArmName.TUNED_KD, seed, index), parameters)
+    return proposal(TrialKey(StageName.TUNING, ArmName.TUNED_KD.value, seed, index), parameters)
 
 
 def _is_needed(trials: Sequence[TrialRecord]) -> bool:

@@ -64,7 +64,7 @@ def uses_until_it_pays(
     share = (searched.accuracy - tuned.accuracy) / (longer.accuracy - tuned.accuracy)
     equal_compute: float = tuned.device_seconds * (longer.device_seconds / tuned.device_seconds) ** share
     spare = equal_compute - searched.device_seconds
-    if spare <= 0:
+    if spare <= 1e-9 * equal_compute:
         return None
     return max(1, math.ceil(search_seconds / spare - 1e-9))
 

@@ -132,7 +132,7 @@ def _export(moment: Moment) -> Action | None:
         winner = moment.history.get(proof_key(arm, seed))
         assert winner is not None, "an arm does not win without all of its runs"
         run = RunParameters.model_validate(winner.parameters)
-        return ExportParameters(arm=arm, seed=seed, run=run, report=report).model_dump(mode="json")
+        return ExportParameters(arm=arm.value, seed=seed, run=run, report=report).model_dump(mode="json")
 
     return only_trial(moment, EXPORT_KEY, parameters)
 

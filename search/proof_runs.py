@@ -63,7 +63,7 @@ def arms_to_run(spec: JobSpec, found: Found) -> list[ArmName]:
 
 def proof_key(arm: ArmName, seed: int) -> TrialKey:
     """The key of a proof run."""
-    return TrialKey(StageName.PROOF, arm, seed, 0)
+    return TrialKey(StageName.PROOF, arm.value, seed, 0)
 
 
 class ProofRuns:

@@ -44,7 +44,6 @@ def tpe(
         seed=derived_seed("tpe", seed, index),
         multivariate=True,
         constant_liar=True,
-        warn_independent_sampling=False,
     )
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=optuna.pruners.NopPruner())
     distributions = {dimension.name: _distribution(dimension) for dimension in dimensions}
