@@ -135,6 +135,18 @@ def oldest_queued_seconds(session: Session) -> float | None:
     return None if row is None else (row.present - row.run_after).total_seconds()
 
 
+def elapsed_seconds(session: Session, *, job_id: str) -> float:
+    """Seconds since the job was first claimed, by the database's clock; 0 before."""
+    row = session.execute(
+        select(Job.started_at, select(now()).scalar_subquery().label("present")).where(Job.id == job_id)
+    ).one_or_none()
+    return (
+        0.0
+        if row is None or row.started_at is None
+        else float((row.present - row.started_at).total_seconds())
+    )
+
+
 def change(session: Session, *, job_id: str, **values: Any) -> Job:
     """Set columns of a job whose row the caller has locked. For the store's own functions only."""
     job: Job = one_or_none(

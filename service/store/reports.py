@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -58,6 +58,23 @@ def upsert(
     _write(session, [_values(row, trial_id=trial_id, attempt=number) for row in rows])
     if furthest is None or max(row.step for row in rows) > furthest:
         trials.note_progress(session, job_id=lease.job_id)
+
+
+def forget_after(session: Session, *, lease: Lease, trial_id: str, step: int) -> None:
+    """Remove a trial's rows above the step at which it has ended.
+
+    An earlier attempt may have gone further, before it was lost and this one was stopped early.
+    """
+    leases.require(session, lease)
+    session.execute(
+        delete(Report)
+        .where(
+            Report.trial_id == trial_id,
+            Report.step > step,
+            Report.trial_id.in_(select(Trial.id).where(Trial.job_id == lease.job_id)),
+        )
+        .execution_options(synchronize_session=False)
+    )
 
 
 def of_trial(

@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, Callable[[str], dict[str, Any]]] = {
         "student": "s",
         "data": "digits",
     },
+    "reports.forget_after": lambda trial: {"trial_id": trial, "step": 0},
     "reports.upsert": lambda trial: {"trial_id": trial, "rows": [NewReport(1, 0.1, {"loss": 1.0})]},
     "trials.finish": lambda trial: {"trial_id": trial, "state": "completed"},
     "trials.insert_proposals": lambda trial: {"proposals": [NewTrial("proof", "searched", 1, 0)]},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from service.store import events, jobs, queue, trials
@@ -170,3 +172,15 @@ class TestCounts:
             age = jobs.oldest_queued_seconds(session)
         assert age is not None
         assert 0 <= age < 5
+
+
+class TestElapsedSeconds:
+    def test_counts_from_the_first_claim_by_the_databases_clock(self, store: Store) -> None:
+        job = queued(store)
+        with store.session() as session:
+            assert jobs.elapsed_seconds(session, job_id=job.id) == 0.0
+        assert claim(store) is not None
+        time.sleep(0.05)
+        with store.session() as session:
+            elapsed = jobs.elapsed_seconds(session, job_id=job.id)
+        assert 0.04 < elapsed < 30.0

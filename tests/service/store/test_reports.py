@@ -161,3 +161,29 @@ class TestMetrics:
             second.id: [2],
         }
         assert narrowed == curves[first.id]
+
+
+class TestForgetAfter:
+    def test_removes_what_an_earlier_attempt_reported_beyond_the_end(self, store: Store) -> None:
+        lease = running(store)
+        trial, other = started(store, lease), started(store, lease, index=1)
+        _upsert(store, lease, trial, _row(1), _row(2), _row(3))
+        _upsert(store, lease, other, _row(3))
+        lease = _next_attempt(store, lease, trial)
+        _upsert(store, lease, trial, _row(2))
+        with store.begin_write() as session:
+            reports.forget_after(session, lease=lease, trial_id=trial.id, step=2)
+        with store.session() as session:
+            kept = reports.of_trial(session, trial_id=trial.id)
+            untouched = reports.of_trial(session, trial_id=other.id)
+        assert [(row.step, row.attempt) for row in kept] == [(1, 1), (2, 2)]
+        assert [row.step for row in untouched] == [3]
+
+    def test_leaves_trials_of_other_jobs_alone(self, store: Store) -> None:
+        theirs = running(store)
+        trial = started(store, theirs)
+        _upsert(store, theirs, trial, _row(3))
+        with store.begin_write() as session:
+            reports.forget_after(session, lease=running(store), trial_id=trial.id, step=0)
+        with store.session() as session:
+            assert [row.step for row in reports.of_trial(session, trial_id=trial.id)] == [3]
