@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import select
 
 import service.store
-from service.store import jobs, queue
+from service.store import jobs, queue, reports
 from service.store.errors import LeaseLost
 from service.store.leases import Lease
 from service.store.reports import NewReport
 from service.store.session import Store
 from service.store.states import JobState, Reason
-from service.store.tables import Base
+from service.store.tables import Base, Trial
 from service.store.trials import NewTrial
 from tests.service.store.builders import POLICY, claim, expire, reap, running, started
 
@@ -135,13 +135,21 @@ def test_every_function_that_takes_a_lease_is_known_here() -> None:
     assert set(TAKERS) == set(ARGUMENTS) | READERS
 
 
+def _reporting(store: Store, lease: Lease) -> Trial:
+    """A running trial with a row of figures."""
+    trial = started(store, lease)
+    with store.begin_write() as session:
+        reports.upsert(session, lease=lease, trial_id=trial.id, rows=[NewReport(5, 0.5, {"loss": 1.0})])
+    return trial
+
+
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__.strip("_"))
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_a_writer_without_its_lease_writes_nothing(
     store: Store, name: str, lose: Callable[[Store, Lease], Lease]
 ) -> None:
     held = running(store)
-    trial = started(store, held)
+    trial = _reporting(store, held)
     lease = lose(store, held)
     before = _everything(store)
     with pytest.raises(LeaseLost), store.begin_write() as session:
@@ -152,7 +160,7 @@ def test_a_writer_without_its_lease_writes_nothing(
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_the_same_writer_with_its_lease_writes(store: Store, name: str) -> None:
     lease = running(store)
-    trial = started(store, lease)
+    trial = _reporting(store, lease)
     before = _everything(store)
     with store.begin_write() as session:
         TAKERS[name](session, lease=lease, **ARGUMENTS[name](trial.id))
