@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.datasets import Contents, Entry, kinds, reader_of
+from search.datasets import Contents, Entry, reader_of
+from search.datasets_file import entry_of, entry_of_directory, find_entry, read_tables
 from search.problems import SearchProblem
 from search.spec import Splits
 
@@ -20,7 +19,6 @@ SPLITS = ("train", "meta", "validation", "test")
 META_FRACTION = 0.1
 VALIDATION_FRACTION = 0.1
 TEST_FRACTION = 0.2
-_ENTRY_KEYS = {"kind", "path", "train", "test", "size", "channels"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,8 @@ def open_dataset(
     are kept in `cache_directory`. Raises SearchProblem: unknown_dataset, dataset_unreadable, dataset_empty,
     dataset_one_class, dataset_labels, dataset_too_small, dataset_too_large.
     """
-    entry = replace(_entry(name, datasets_file, directory), cache_directory=cache_directory)
+    found = entry_of_directory(name, directory) if directory else find_entry(name, datasets_file)
+    entry = replace(found, cache_directory=cache_directory)
     contents = reader_of(entry).read(entry, size=input_size)
     parts = _split(contents, splits)
     mean, std = channel_statistics(parts["train"].images)
@@ -119,14 +118,20 @@ def available_datasets(datasets_file: Path | None) -> list[dict[str, Any]]:
 
     No image is decoded. A data set that cannot be read is listed with `error`, the sentence that says why.
     """
-    found = []
-    for entry in [Entry(name="digits", kind="digits"), *_entries(datasets_file).values()]:
+    found = [{"name": "digits", "kind": "digits", **_described(Entry(name="digits", kind="digits"))}]
+    for name, table in read_tables(datasets_file).items():
+        assert datasets_file is not None
+        kind = table.get("kind") if isinstance(table, dict) else None
         try:
-            figures: dict[str, Any] = dict(reader_of(entry).describe(entry))
+            figures = _described(entry_of(name, table, datasets_file))
         except SearchProblem as problem:
             figures = {"error": problem.message}
-        found.append({"name": entry.name, "kind": entry.kind, **figures})
+        found.append({"name": name, "kind": kind, **figures})
     return found
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return dict(reader_of(entry).describe(entry))
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -225,58 +230,3 @@ def _require_enough(
             f"{sizes['test']} test images were asked for, but the data set has {available['test']}",
             code="dataset_too_small",
         )
-
-
-def _entry(name: str, datasets_file: Path | None, directory: Path | None) -> Entry:
-    """The data set of that name, or SearchProblem `unknown_dataset` with the nearest names."""
-    if directory is not None:
-        return entry_of_directory(name, directory)
-    if name == "digits":
-        return Entry(name="digits", kind="digits")
-    entries = _entries(datasets_file)
-    if name in entries:
-        return entries[name]
-    known = ["digits", *entries]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    raise SearchProblem(f"unknown data set {name!r}; {hint}", code="unknown_dataset")
-
-
-def entry_of_directory(name: str, directory: Path) -> Entry:
-    """A data set given as a directory: CIFAR's python files where they lie, else class folders of images."""
-    if not directory.is_dir():
-        raise SearchProblem(f"{directory} is not a directory", code="dataset_unreadable")
-    is_cifar = any((directory / file).is_file() for file in ("data_batch_1", "train"))
-    return Entry(name=name, kind="cifar" if is_cifar else "imagefolder", path=directory)
-
-
-def _entries(datasets_file: Path | None) -> dict[str, Entry]:
-    """The tables of `datasets.toml`; a relative path is relative to the file."""
-    if datasets_file is None or not datasets_file.is_file():
-        return {}
-    try:
-        tables = tomllib.loads(datasets_file.read_text()).get("datasets", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise SearchProblem(
-            f"{datasets_file.name} cannot be read: {error}", code="dataset_unreadable"
-        ) from error
-    return {name: _entry_of_table(name, table, datasets_file) for name, table in tables.items()}
-
-
-def _entry_of_table(name: str, table: Any, datasets_file: Path) -> Entry:
-    where = f"[datasets.{name}] in {datasets_file.name}"
-    if not isinstance(table, dict) or not {"kind", "path"} <= table.keys():
-        raise SearchProblem(f"{where} needs `kind` and `path`", code="dataset_unreadable")
-    unknown = sorted(table.keys() - _ENTRY_KEYS)
-    if unknown:
-        raise SearchProblem(
-            f"{where} has unknown keys {', '.join(unknown)}; known: {', '.join(sorted(_ENTRY_KEYS))}",
-            code="dataset_unreadable",
-        )
-    if table["kind"] not in kinds():
-        raise SearchProblem(
-            f"{where} has kind {table['kind']!r}; known kinds: {', '.join(kinds())}",
-            code="dataset_unreadable",
-        )
-    path = datasets_file.parent / Path(table["path"]).expanduser()
-    return Entry(name=name, **{**table, "path": path})

@@ -180,7 +180,9 @@ def _middle(image: Image.Image, size: int) -> Image.Image:
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    # Cut first: resizing by `box` would mix in pixels from outside it.
+    middle = image.crop((left, top, left + side, top + side))
+    return middle.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _fingerprint(entry: Entry, files: list[Path], chosen: Format) -> str:

@@ -1,0 +1,86 @@
+"""`datasets.toml`: which data sets an installation has, by name.
+
+[datasets.flowers]
+kind = "imagefolder"      # or "cifar"
+path = "flowers"          # relative to this file, or absolute
+train = "train"           # optional: folders of the parts
+test = "val"
+size = 64                 # optional: side in pixels; channels = 1 or 3
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from search.datasets import Entry, kinds
+from search.problems import SearchProblem
+
+
+class DatasetTable(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: str
+    path: str
+    train: str | None = None
+    test: str | None = None
+    size: int | None = Field(default=None, ge=8, le=4096)
+    channels: Literal[1, 3] | None = None
+
+
+def find_entry(name: str, datasets_file: Path | None) -> Entry:
+    """The data set of that name, or SearchProblem `unknown_dataset` with the nearest names."""
+    if name == "digits":
+        return Entry(name="digits", kind="digits")
+    tables = read_tables(datasets_file)
+    if datasets_file is not None and name in tables:
+        return entry_of(name, tables[name], datasets_file)
+    known = ["digits", *tables]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    raise SearchProblem(f"unknown data set {name!r}; {hint}", code="unknown_dataset")
+
+
+def read_tables(datasets_file: Path | None) -> dict[str, Any]:
+    """The file's tables by name, unchecked; none where there is no file."""
+    if datasets_file is None or not datasets_file.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(datasets_file.read_text()).get("datasets", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise _faulty(f"{datasets_file.name} cannot be read: {error}") from error
+    if not isinstance(tables, dict):
+        raise _faulty(f"`datasets` in {datasets_file.name} is not a table: write [datasets.NAME]")
+    return tables
+
+
+def entry_of(name: str, table: Any, datasets_file: Path) -> Entry:
+    """A table checked, or SearchProblem `dataset_unreadable` that says what is wrong with it."""
+    where = f"[datasets.{name}] in {datasets_file.name}"
+    try:
+        checked = DatasetTable.model_validate(table)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
+        raise _faulty(f"{where}: {faults}") from error
+    if checked.kind not in kinds():
+        raise _faulty(f"{where} has kind {checked.kind!r}; known kinds: {', '.join(kinds())}")
+    path = datasets_file.parent / Path(checked.path).expanduser()
+    return Entry(name=name, **{**checked.model_dump(), "path": path})
+
+
+def entry_of_directory(name: str, directory: Path) -> Entry:
+    """A data set given as a directory: CIFAR's python files where they lie, else class folders of images."""
+    if not directory.is_dir():
+        raise _faulty(f"{directory} is not a directory")
+    is_cifar = any((directory / file).is_file() for file in ("data_batch_1", "train"))
+    return Entry(name=name, kind="cifar" if is_cifar else "imagefolder", path=directory)
+
+
+def _faulty(message: str) -> SearchProblem:
+    return SearchProblem(message, code="dataset_unreadable")
