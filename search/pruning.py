@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from optuna.pruners import PercentilePruner
     from optuna.trial import FrozenTrial
 
-PRUNED_STAGES = {(StageName.SEARCH, ArmName.SEARCHED), (StageName.TUNING, ArmName.TUNED_KD)}
-"""Only trials that compete are stopped; replays and proof are always carried to their end."""
+PRUNED_STAGES = {(StageName.SEARCH, ArmName.SEARCHED)}
+"""Replays and proof are always carried to their end, and so is tuning: stopped early, dozens of KD trials
+would be judged by their first epochs, and the baseline would be tuned worse for it."""
 
 
 def should_stop(spec: JobSpec, trials: Sequence[TrialRecord], key: TrialKey) -> Stopped | None:
@@ -42,16 +43,17 @@ def should_stop(spec: JobSpec, trials: Sequence[TrialRecord], key: TrialKey) -> 
         for other in history.of(key.stage, key.arm)
         if other.state is TrialState.COMPLETED and other.result is not None and other.key != key
     ]
-    return _judge(trial, rivals, last, pruning) if len(rivals) >= pruning.startup_trials else None
+    return _judge(trial, rivals, last, spec) if len(rivals) >= pruning.startup_trials else None
 
 
 def _judge(
-    trial: TrialRecord, rivals: Sequence[TrialRecord], last: CurvePoint, pruning: Pruning
+    trial: TrialRecord, rivals: Sequence[TrialRecord], last: CurvePoint, spec: JobSpec
 ) -> Stopped | None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", pruner=_pruner(pruning))
+    pruning = spec.search.pruning
+    study = optuna.create_study(direction="maximize", pruner=_pruner(pruning, warmup_epochs(spec)))
     study.add_trials([_frozen(rival) for rival in rivals])
     study.add_trial(_frozen(trial))
     if not study.pruner.prune(study, study.trials[-1]):
@@ -70,14 +72,20 @@ def _judge(
     )
 
 
-def _pruner(pruning: Pruning) -> PercentilePruner:
+def warmup_epochs(spec: JobSpec) -> int:
+    """Epochs before which no trial is stopped."""
+    given = spec.search.pruning.warmup_epochs
+    return -(-spec.budget.epochs_per_trial // 3) if given is None else given
+
+
+def _pruner(pruning: Pruning, warmup: int) -> PercentilePruner:
     """Every setting explicit, so that another version of Optuna stops the same trials."""
     import optuna
 
     return optuna.pruners.PercentilePruner(
         pruning.percentile,
         n_startup_trials=pruning.startup_trials,
-        n_warmup_steps=pruning.warmup_epochs,
+        n_warmup_steps=warmup,
         interval_steps=1,
         n_min_trials=1,
     )

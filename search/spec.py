@@ -205,7 +205,11 @@ class Pruning(SpecModel):
     startup_trials: Annotated[int, Field(ge=1)] = Field(
         default=2, description="No trial is stopped before so many have completed."
     )
-    warmup_epochs: Annotated[int, Field(ge=0)] = Field(default=2, description="No trial is stopped before.")
+    warmup_epochs: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="No trial is stopped before; by default a third of budget.epochs_per_trial, because "
+        "early accuracies say little of late ones.",
+    )
 
 
 class Search(SpecModel):

@@ -125,18 +125,17 @@ class TestNeverStopped:
 
     @pytest.mark.parametrize(
         ("stage", "arm"),
-        [(StageName.SEARCH, "schedule"), (StageName.SEARCH, "constant"), (StageName.PROOF, "searched")],
+        [
+            (StageName.SEARCH, "schedule"),
+            (StageName.SEARCH, "constant"),
+            (StageName.TUNING, "tuned_kd"),
+            (StageName.PROOF, "searched"),
+        ],
     )
-    def test_replays_and_proof(self, stage: StageName, arm: str) -> None:
+    def test_replays_tuning_and_proof(self, stage: StageName, arm: str) -> None:
         rivals = [trial(index, [0.9] * 6, stage=stage, arm=arm) for index in range(3)]
         slow = running(3, [0.0] * 3, stage=stage, arm=arm)
         assert should_stop(spec_with(), [*rivals, slow], slow.key) is None
-
-    def test_by_trials_of_another_stage(self) -> None:
-        slow = running(3, [0.0] * 3, stage=StageName.TUNING, arm="tuned_kd")
-        assert should_stop(spec_with(), [*RIVALS, slow], slow.key) is None
-        rivals = [trial(index, [0.9] * 6, stage=StageName.TUNING, arm="tuned_kd") for index in range(3)]
-        assert should_stop(spec_with(), [*rivals, slow], slow.key) is not None
 
 
 @settings(max_examples=60, deadline=None)
