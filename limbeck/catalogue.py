@@ -20,25 +20,25 @@ def _models(api: Api, /, **filters: str) -> Flow[None]:
     return api.stream_pages("/models", filters)
 
 
-def _datasets(api: Api, /) -> Flow[None]:
-    """Data sets by name, with classes, channels and size."""
-    return api.stream_pages("/datasets")
+def _datasets(api: Api, /, **filters: str) -> Flow[None]:
+    """Data sets by name, with classes, channels and size; `q="cifar"` narrows."""
+    return api.stream_pages("/datasets", filters)
 
 
-def _workers(api: Api, /) -> Flow[None]:
-    """Workers and the devices they have."""
-    return api.stream_pages("/workers")
+def _workers(api: Api, /, **filters: str) -> Flow[None]:
+    """Live workers and the devices they have; `state="all"` shows those that are gone, too."""
+    return api.stream_pages("/workers", filters)
 
 
-def _recipes(api: Api, /, **filters: str) -> Flow[None]:
-    """Stored recipes, newest first; `teacher=`, `student=` and `data=` narrow."""
-    return api.stream_pages("/recipes", filters)
+def _recipes(api: Api, /) -> Flow[None]:
+    """Stored recipes, newest first, without their documents."""
+    return api.stream_pages("/recipes")
 
 
 def _recipe(api: Api, /, recipe_id: str) -> Flow[RecipeDocument]:
-    """One recipe. Raises NotFound."""
+    """One recipe's document. Raises NotFound."""
     answer = yield from api.get(f"/recipes/{quote(recipe_id, safe='')}")
-    return RecipeDocument(answer)
+    return RecipeDocument(answer["document"])
 
 
 class Methods(Resource[D]):

@@ -11,41 +11,44 @@ from limbeck.api import Api
 from limbeck.documents import Artifact
 from limbeck.errors import ChecksumMismatch, ConnectionFailed
 from limbeck.flow import Flow, Pause, read
-from limbeck.job_flows import artifacts
+from limbeck.job_flows import artifacts, trials
 from limbeck.paths import artifact_path
 from limbeck.patience import Patience
 
+RESULT_STAGE = "export"
+
 
 def download(
-    api: Api, job_id: str, directory: str | Path = ".", *, everything: bool = False
+    api: Api, /, job_id: str, directory: str | Path = ".", *, everything: bool = False
 ) -> Flow[list[Path]]:
-    """Fetch what the job made: `recipe.json` and `student.safetensors`; with `everything`, all its files.
+    """Fetch what the job was for, above all `student.safetensors`; with `everything`, all its files.
 
     The files of other trials go into a directory named after the trial. A file that is there already with the
     right checksum is not fetched again. Raises ChecksumMismatch, and keeps nothing of that file.
     """
     found = yield from artifacts(api, job_id)
-    results = [one for one in found if is_result(one)]
+    exports = {trial.id for trial in (yield from trials(api, job_id)) if trial.stage == RESULT_STAGE}
     paths = []
-    for artifact in found if everything else results:
-        target = place(Path(directory), artifact, is_main=artifact in results)
-        yield from fetch(api, artifact, target)
-        paths.append(target)
+    for artifact in found:
+        is_result = artifact.trial_id is None or artifact.trial_id in exports
+        if is_result or everything:
+            target = place(Path(directory), artifact, is_result=is_result)
+            yield from fetch(api, job_id, artifact, target)
+            paths.append(target)
     return paths
 
 
-def is_result(artifact: Artifact) -> bool:
-    """Whether the file is one of those that a job is for: made by its export stage."""
-    return bool((artifact.model_extra or {}).get("stage", "export") == "export")
+def place(directory: Path, artifact: Artifact, *, is_result: bool) -> Path:
+    """Where the file goes. Only the last part of a name counts: none leads out of the directory."""
+    name = _last_part(artifact.name) or artifact.id
+    return directory / name if is_result else directory / _last_part(str(artifact.trial_id)) / name
 
 
-def place(directory: Path, artifact: Artifact, *, is_main: bool) -> Path:
-    """Where the file goes. Only the last part of its name counts: no name leads out of the directory."""
-    name = PurePosixPath(artifact.name.replace("\\", "/")).name or artifact.id
-    return directory / name if is_main or artifact.trial_id is None else directory / artifact.trial_id / name
+def _last_part(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).name.strip(".")
 
 
-def fetch(api: Api, /, artifact: Artifact, target: Path) -> Flow[Path]:
+def fetch(api: Api, job_id: str, artifact: Artifact, target: Path) -> Flow[Path]:
     """Fetch one file to `target`, under another name until its checksum is right."""
     if target.is_file() and checksum(target) == artifact.sha256:
         return target
@@ -53,7 +56,7 @@ def fetch(api: Api, /, artifact: Artifact, target: Path) -> Flow[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with part.open("w+b") as file:
-            yield from _fill(api, artifact, file)
+            yield from _fill(api, artifact_path(job_id, artifact.id), artifact, file)
             os.fsync(file.fileno())
         if (found := checksum(part)) != artifact.sha256:
             raise ChecksumMismatch(
@@ -66,24 +69,24 @@ def fetch(api: Api, /, artifact: Artifact, target: Path) -> Flow[Path]:
     return target
 
 
-def _fill(api: Api, /, artifact: Artifact, file: BinaryIO) -> Flow[None]:
+def _fill(api: Api, path: str, artifact: Artifact, file: BinaryIO) -> Flow[None]:
     patience = Patience(api.policy)
     while True:
         try:
-            yield from _continue(api, artifact, file)
+            yield from _continue(api, path, file)
             if file.tell() >= artifact.bytes:
                 file.flush()
                 return
-            error = ConnectionFailed(f"{artifact.name} ended early", address=artifact_path(artifact.id))
+            error = ConnectionFailed(f"{artifact.name} ended early", address=path)
         except ConnectionFailed as failure:
             error = failure
         yield Pause(patience.pause_seconds(error))
 
 
-def _continue(api: Api, /, artifact: Artifact, file: BinaryIO) -> Flow[None]:
+def _continue(api: Api, path: str, file: BinaryIO) -> Flow[None]:
     position = file.tell()
     headers = {"range": f"bytes={position}-"} if position else {}
-    reply = yield from api.open(artifact_path(artifact.id), headers=headers)
+    reply = yield from api.open(path, headers=headers)
     if reply.status != 206:
         file.seek(0)
         file.truncate()

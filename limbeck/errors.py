@@ -5,7 +5,8 @@ LimbeckError
  |    +-- TimedOut           no answer in time
  +-- ApiError                an answer that says no (RFC 9457): status, code, detail, faults, request_id
  |    +-- Unauthorized 401   +-- Forbidden 403   +-- NotFound 404   +-- Conflict 409   +-- TooLarge 413
- |    +-- InvalidSpec 422    what was sent is refused; `faults` name field, message and remedy
+ |    +-- InvalidRequest 422  what was sent is refused; `faults` name field, message and remedy
+ |    |    +-- InvalidSpec    the same, of a job spec
  |    +-- RateLimited 429
  |    +-- ServerError 5xx
  |         +-- ServiceUnavailable 503
@@ -129,10 +130,14 @@ class TooLarge(ApiError):
     status = 413
 
 
-class InvalidSpec(ApiError):
+class InvalidRequest(ApiError):
     """What was sent is refused; nothing was stored. `faults` say what to mend."""
 
     status = 422
+
+
+class InvalidSpec(InvalidRequest):
+    """The job spec is refused: unknown names, values out of bounds, fields that do not exist."""
 
 
 class RateLimited(ApiError):
@@ -159,7 +164,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
         NotFound,
         Conflict,
         TooLarge,
-        InvalidSpec,
+        InvalidRequest,
         RateLimited,
         ServiceUnavailable,
     )
@@ -170,7 +175,8 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 def api_error(reply: Reply) -> ApiError:
     """The error that a reply with a status of 400 or more stands for."""
     kind = _BY_STATUS.get(reply.status) or (ServerError if reply.status >= 500 else ApiError)
-    return kind(reply)
+    error = kind(reply)
+    return InvalidSpec(reply) if error.code == "invalid_spec" else error
 
 
 def _fault(entry: Mapping[str, Any]) -> Fault:

@@ -15,6 +15,6 @@ def trial_path(trial_id: str) -> str:
     return f"/trials/{quote(trial_id, safe='')}"
 
 
-def artifact_path(artifact_id: str) -> str:
-    """Path of a file's content."""
-    return f"/artifacts/{quote(artifact_id, safe='')}"
+def artifact_path(job_id: str, artifact_id: str) -> str:
+    """Path of the content of a job's file."""
+    return f"{job_path(job_id)}/artifacts/{quote(artifact_id, safe='')}"

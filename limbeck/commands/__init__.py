@@ -1,0 +1,1 @@
+"""The commands of `limbeck`, one file per group. `limbeck.command` puts them together."""

@@ -1,0 +1,165 @@
+"""Reports, jobs and events as they look in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.documents import ArmReport, Event, Report
+from limbeck.progress import headline
+
+NOTHING = "–"
+STATE_STYLES = {
+    "queued": "yellow",
+    "running": "blue",
+    "cancelling": "yellow",
+    "paused": "yellow",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "dim",
+}
+EVENT_STYLES = {"warning": "yellow", "error": "red"}
+ARM_OF_VERDICT = {"plain_kd": "tuned_kd"}
+
+
+def report_table(report: Report) -> Table:
+    """One row per arm: accuracy over the seeds, difference to tuned KD, and what it cost."""
+    seeds = max((len(arm.runs) for arm in report.arms), default=0)
+    images = f", {report.test_images} test images" if report.test_images else ""
+    epochs = f", {report.epochs} epochs" if report.epochs else ""
+    table = Table(
+        title=f"Test accuracy, {seeds} seeds{images}{epochs}", title_justify="left", title_style="bold"
+    )
+    table.add_column("arm")
+    table.add_column("mean ± sd", justify="right")
+    table.add_column("over tuned KD (95% interval)", justify="right")
+    table.add_column("device-seconds:\none training", justify="right")
+    table.add_column("device-seconds:\nfinding it", justify="right")
+    winner = ARM_OF_VERDICT.get(report.verdict.arm, report.verdict.arm)
+    for arm in report.arms:
+        style = "bold green" if arm.arm == winner else None
+        table.add_row(*_arm_cells(report, arm), style=style)
+    return table
+
+
+def _arm_cells(report: Report, arm: ArmReport) -> Sequence[str]:
+    if arm.failed or arm.mean is None:
+        accuracy = f"failed: {arm.failed}" if arm.failed else NOTHING
+    else:
+        accuracy = f"{100 * arm.mean:.2f} ± {100 * (arm.standard_deviation or 0):.2f} %"
+    return (
+        escape(arm.label),
+        escape(accuracy),
+        "baseline" if arm.arm == "tuned_kd" else _difference(report, arm.arm),
+        _seconds(arm.training_device_seconds),
+        _seconds(arm.search_device_seconds),
+    )
+
+
+def _difference(report: Report, arm: str) -> str:
+    found = report.difference(arm)
+    if found is None:
+        return NOTHING
+    if found.lower is None or found.upper is None:
+        return f"{100 * found.mean:+.2f}"
+    return f"{100 * found.mean:+.2f} ({100 * found.lower:+.2f} to {100 * found.upper:+.2f})"
+
+
+def _seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def report_view(report: Report) -> RenderableType:
+    """The verdict, the arms and the cost."""
+    parts: list[RenderableType] = [report_table(report), Text(report.verdict.sentence, style="bold")]
+    if report.verdict.longer_sentence:
+        parts.append(Text(report.verdict.longer_sentence))
+    parts += [Text(note, style="dim") for note in report.notes]
+    spent = {stage: value for stage, value in report.device_seconds.items() if stage != "total"}
+    if spent:
+        total = report.device_seconds.get("total", sum(spent.values()))
+        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items())
+        parts.append(Text(f"Device-seconds: {stages}; {total:.1f} in all", style="dim"))
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def jobs_table(documents: Sequence[Mapping[str, Any]], *, now: datetime | None = None) -> Table:
+    """One row per job."""
+    table = Table()
+    for name in ("job", "name", "state", "trials", "verdict", "submitted"):
+        table.add_column(name, no_wrap=name in ("job", "submitted"))
+    for document in documents:
+        progress = document.get("progress") or {}
+        verdict = ((document.get("report") or {}).get("verdict") or {}).get("arm")
+        table.add_row(
+            str(document["id"]),
+            escape(title(document)),
+            Text(headline(document), style=STATE_STYLES.get(str(document["state"]), "")),
+            _of(progress.get("trials_done"), progress.get("trials_total")),
+            str(verdict or NOTHING).replace("_", " "),
+            age(str(document["created_at"]), now=now),
+        )
+    return table
+
+
+def title(document: Mapping[str, Any]) -> str:
+    """The job's name; its task where it has none."""
+    if document.get("name"):
+        return str(document["name"])
+    spec = document.get("spec") or {}
+    teachers = " + ".join(str(teacher.get("model")) for teacher in spec.get("teachers", []))
+    student, data = spec.get("student") or {}, spec.get("data") or {}
+    return f"{teachers} → {student.get('model')} on {data.get('name')}"
+
+
+def _of(done: int | None, total: int | None) -> str:
+    return NOTHING if not done and not total else f"{done or 0} of {total or '?'}"
+
+
+def age(moment: str, *, now: datetime | None = None) -> str:
+    """How long ago a moment in RFC 3339 was."""
+    passed = ((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds()
+    for seconds, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if passed >= seconds:
+            return f"{int(passed // seconds)} {name} ago"
+    return f"{max(int(passed), 0)} s ago"
+
+
+def event_line(event: Event) -> Text:
+    """An event in a line: time of day (UTC), and what happened."""
+    moment = datetime.fromisoformat(event.created_at).astimezone(UTC)
+    figures = event.data or {}
+    accuracy = figures.get("accuracy")
+    text = event.message + (f", {100 * accuracy:.1f} %" if isinstance(accuracy, float) else "")
+    return Text.assemble((f"{moment:%H:%M:%S} ", "dim"), (text, EVENT_STYLES.get(event.level, "")))
+
+
+def preflight_view(preflight: Mapping[str, Any]) -> RenderableType:
+    """What a dry run found, as a table of name and value."""
+    table = Table(show_header=False, title="Preflight", title_justify="left", title_style="bold")
+    for name, value in preflight.items():
+        words = name.replace("_", " ")
+        if isinstance(value, float):
+            table.add_row(words, f"{value:.4g}")
+        elif isinstance(value, str | int):
+            table.add_row(words, escape(str(value)))
+        elif isinstance(value, dict):
+            table.add_row(words, escape(", ".join(f"{part} {figure:.4g}" for part, figure in value.items())))
+    return Group(table, *(Text(str(note)) for note in preflight.get("notes") or ()))
+
+
+def console() -> Console:
+    """Where results go: standard output."""
+    return Console(soft_wrap=False)
+
+
+def messages() -> Console:
+    """Where everything else goes: standard error."""
+    return Console(stderr=True, highlight=False)
