@@ -118,7 +118,7 @@ def _address(base_url: str | None) -> str:
 
 
 def _connection(address: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    key = api_key or os.environ.get("LIMBECK_API_KEY")
+    key = os.environ.get("LIMBECK_API_KEY") if api_key is None else api_key
     headers = {"user-agent": f"limbeck/{VERSION}", "accept": "application/json, application/problem+json"}
     if key:
         headers["authorization"] = f"Bearer {key}"

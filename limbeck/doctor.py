@@ -42,11 +42,15 @@ print(json.dumps(found))
 """
 LOOK_AT_SCHEMA = """
 import json
+from pathlib import Path
 from service.settings import Settings
-from service.store.errors import SchemaError
+from service.store.errors import SchemaError, SchemaMissing
 from service.store.schema import check_schema
 url = Settings().database_url
+file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
 try:
+    if file and not Path(file).exists():
+        raise SchemaMissing(f"{file} does not exist yet")
     check_schema(url)
     found = {"schema": "ok"}
 except SchemaError as error:
@@ -99,18 +103,15 @@ def _python() -> Iterator[Finding]:
 def _home() -> Iterator[Finding]:
     home = limbeck_home()
     yield _writable(home, "LIMBECK_HOME", "Set LIMBECK_HOME to a directory that may be written.")
-    yield _writable(
-        Path.home(), "HOME", "Ray keeps its token there: set HOME to a directory that may be written."
-    )
+    ray_needs_it = "Ray keeps its token there: set HOME to a directory that may be written."
+    yield _writable(Path.home(), "HOME", ray_needs_it)
     there = next(place for place in (home, *home.parents) if place.exists())
     free = shutil.disk_usage(there).free
-    enough = free >= LEAST_DISK_BYTES
-    remedy = None if enough else "Checkpoints and caches may need more: make room, or move LIMBECK_HOME."
-    yield Finding(
-        Severity.FINE if enough else Severity.NOTE,
+    yield _amount(
         "disk",
         f"{free / GIGABYTE:.1f} GB free at {there}",
-        remedy,
+        enough=free >= LEAST_DISK_BYTES,
+        remedy="Checkpoints and caches may need more: make room, or move LIMBECK_HOME.",
     )
 
 
@@ -128,23 +129,21 @@ def _writable(place: Path, subject: str, remedy: str) -> Finding:
 def _memory() -> Iterator[Finding]:
     available = _available_memory_bytes()
     if available is not None:
-        enough = available >= LEAST_MEMORY_BYTES
-        remedy = (
-            None
-            if enough
-            else "Even the demo takes up to 6 GB: end other programs, or use fewer trials at once."
+        yield _amount(
+            "memory",
+            f"{available / GIGABYTE:.1f} GB available",
+            enough=available >= LEAST_MEMORY_BYTES,
+            remedy="Even the demo takes up to 6 GB: end other programs, or run fewer trials at once.",
         )
-        found = f"{available / GIGABYTE:.1f} GB available"
-        yield Finding(Severity.FINE if enough else Severity.NOTE, "memory", found, remedy)
     shared = Path("/dev/shm")
     if shared.is_dir():
         size = shutil.disk_usage(shared).total
-        enough = size >= LEAST_SHARED_MEMORY_BYTES
-        remedy = (
-            None if enough else "Ray falls back to slow files: in a container set shm_size (--shm-size=2g)."
+        yield _amount(
+            "shared memory",
+            f"{size / GIGABYTE:.2f} GB at /dev/shm",
+            enough=size >= LEAST_SHARED_MEMORY_BYTES,
+            remedy="Ray falls back to slow files: in a container set shm_size (--shm-size=2g).",
         )
-        found = f"{size / GIGABYTE:.2f} GB at /dev/shm"
-        yield Finding(Severity.FINE if enough else Severity.NOTE, "shared memory", found, remedy)
 
 
 def _amount(subject: str, found: str, *, enough: bool, remedy: str) -> Finding:
@@ -181,9 +180,8 @@ def _libraries() -> Iterator[Finding]:
 def _database() -> Iterator[Finding]:
     found = _ask(LOOK_AT_SCHEMA)
     if "error" in found:
-        yield Finding(
-            Severity.FAULT, "database", found["error"], "Look at LIMBECK_DATABASE_URL and its server."
-        )
+        remedy = "Look at LIMBECK_DATABASE_URL and the server behind it."
+        yield Finding(Severity.FAULT, "database", found["error"], remedy)
     elif found["schema"] == "ok":
         yield Finding(Severity.FINE, "database", f"{found['engine']}, schema up to date")
     elif found["schema"] == "SchemaTooNew":

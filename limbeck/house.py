@@ -158,9 +158,7 @@ class House:
             if is_up():
                 return
             if child.exit_status is not None:
-                raise HouseDown(
-                    f"{child.name} did not start. The end of {child.log_file}:\n{child.last_lines()}"
-                )
+                raise HouseDown(f"{child.name} did not start. {child.end_of_log()}")
             if time.monotonic() > ends_at:
                 raise HouseDown(
                     f"{child.name} was not ready after {timeout_seconds:g} s. {child.end_of_log()}"
