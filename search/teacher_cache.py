@@ -99,7 +99,9 @@ class TeacherCache:
         return found
 
     def _build(self, path: Path, view: int) -> None:
-        """Compute and store a view; for the lock's holder. What a builder that died has left is overwritten."""
+        """Compute and store a view; for the lock's holder. What a builder that died has left is
+        overwritten.
+        """
         logits = direct_logits(
             self._teacher,
             self._images,

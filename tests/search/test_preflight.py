@@ -1,0 +1,122 @@
+"""Preflight: what is wrong is said in words, with figures and a remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from search.data import Dataset, ImageSet, open_dataset
+from search.models import TappedModel, build_model
+from search.preflight import KINDS, floor_accuracy, run_preflight, seconds_per_step
+from search.problems import SearchProblem
+from search.records import PreflightResult
+from search.spec import JobSpec
+
+
+def spec_of(**changes: object) -> JobSpec:
+    base = {"teachers": [{"model": "test_resnet"}], "student": {"model": "test_convnext"}}
+    return JobSpec.model_validate({**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return open_dataset("digits", spec_of().data.splits)
+
+
+def model(dataset: Dataset, name: str) -> TappedModel:
+    return build_model(
+        name,
+        classes=dataset.classes,
+        channels=dataset.channels,
+        input_size=dataset.size,
+        seed=0,
+        data_mean=dataset.mean,
+        data_std=dataset.std,
+    )
+
+
+def run(spec: JobSpec, dataset: Dataset, *, is_teacher_ready: bool = True) -> PreflightResult:
+    return run_preflight(
+        spec,
+        dataset,
+        teacher=model(dataset, spec.teacher.model),
+        student=model(dataset, spec.student.name),
+        is_teacher_ready=is_teacher_ready,
+        measure=lambda kind: 0.01 * (1 + KINDS.index(kind)),
+    )
+
+
+class TestResult:
+    def test_it_says_what_the_plan_needs(self, dataset: Dataset) -> None:
+        found = run(spec_of(floor_accuracy=0.0), dataset)
+        assert found.split_sizes == {"train": 400, "meta": 200, "validation": 200, "test": 997}
+        assert found.steps_per_epoch == {"search": 400 // 64, "proof": 800 // 64}
+        assert found.seconds_per_step == {"student_alone": 0.01, "kd": 0.02, "pathways": 0.03, "search": 0.04}
+        assert len(found.teacher_stages) == 5
+        assert len(found.student_stages) == 4
+        assert found.teacher_accuracy is not None
+        assert found.data_sha256 == dataset.content_sha256
+        assert PreflightResult.model_validate_json(json.dumps(found.model_dump(mode="json"))) == found
+
+    def test_a_dry_run_without_a_teacher_says_so(self, dataset: Dataset) -> None:
+        found = run(spec_of(), dataset, is_teacher_ready=False)
+        assert found.teacher_accuracy is None
+        assert found.teacher_weights_sha256 is None
+        assert any("not trained yet" in note for note in found.notes)
+
+    def test_resized_images_are_noted(self, dataset: Dataset) -> None:
+        spec = spec_of(student={"model": "efficientformer_l1"}, floor_accuracy=0.0)
+        assert any("resized from 32 to 224" in note for note in run(spec, dataset).notes)
+
+
+class TestFloor:
+    def test_an_untrained_teacher_is_refused_with_accuracy_floor_and_remedy(self, dataset: Dataset) -> None:
+        with pytest.raises(SearchProblem, match=r"reaches \d+\.\d%.*floor of.*floor_accuracy") as caught:
+            run(spec_of(floor_accuracy=0.5), dataset)
+        assert caught.value.code == "teacher_check_failed"
+        assert "50.0%" in caught.value.message
+
+    def test_the_default_is_one_and_a_half_times_the_majority_rate(self) -> None:
+        assert floor_accuracy(spec_of(), majority=0.1) == pytest.approx(0.15)
+        assert floor_accuracy(spec_of(), majority=0.5) == pytest.approx(0.75)
+
+    def test_it_can_be_reached_even_where_one_class_dominates(self) -> None:
+        assert floor_accuracy(spec_of(), majority=0.9) == pytest.approx(0.95)
+
+    def test_zero_switches_it_off(self, dataset: Dataset) -> None:
+        assert run(spec_of(floor_accuracy=0.0), dataset).floor_accuracy == 0.0
+
+
+class TestBatches:
+    def test_fewer_images_than_a_batch_is_refused_by_field(self, dataset: Dataset) -> None:
+        with pytest.raises(SearchProblem, match=r"400 images.*training\.batch_size") as caught:
+            run(spec_of(training={"batch_size": 401}, floor_accuracy=0.0), dataset)
+        assert caught.value.code == "dataset_too_small"
+
+    def test_so_is_a_meta_batch(self, dataset: Dataset) -> None:
+        spec = spec_of(search={"process": {"meta_batch_size": 300}}, floor_accuracy=0.0)
+        with pytest.raises(SearchProblem, match=r"200 images.*meta_batch_size"):
+            run(spec, dataset)
+
+
+def test_the_majority_is_counted_on_validation(dataset: Dataset) -> None:
+    validation = dataset.splits["validation"]
+    skewed = ImageSet(validation.images, torch.zeros_like(validation.labels))
+    changed = Dataset(**{**dataset.__dict__, "splits": {**dataset.splits, "validation": skewed}})
+    assert run(spec_of(floor_accuracy=0.0), changed).majority_rate == 1.0
+
+
+def test_the_median_step_is_measured_after_the_slow_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def steps() -> Iterator[None]:
+        nonlocal clock
+        for seconds in (9.0, 5.0, 1.0, 2.0, 1.0, 30.0, 1.0):
+            clock += seconds
+            yield None
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
+    assert seconds_per_step(steps()) == 1.0
