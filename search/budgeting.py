@@ -151,13 +151,12 @@ class Budgeting:
         return has_devices and (budget.wall_seconds is None or ends_at <= budget.wall_seconds)
 
     def _sentence(self, name: str, needed: float, limit: float, *, search: float, proof: float) -> str:
-        arms, seeds = self.spec.proof.arms, self.spec.proof.seeds
+        arms, seeds, devices = self.spec.proof.arms, self.spec.proof.seeds, self.costs.devices
         longer = "; longer KD takes the search's compute for every seed" if "longer_kd" in arms else ""
-        devices = self.costs.devices
         return (
-            f"budget.{name} is {limit:g}, but the smallest job needs about {needed:.0f}: one search trial "
-            f"with its replays {search * devices:.0f} device-seconds, as much again to tune KD, and the "
-            f"proof of {len(arms)} arms x {len(seeds)} seeds {proof * devices:.0f}{longer}. "
-            f"Raise budget.{name} to at least {math.ceil(needed)}, or lower budget.epochs_per_trial, "
-            "proof.epochs, proof.seeds or proof.arms."
+            f"budget.{name} is {limit:g}, but the smallest job needs about {needed:.0f}, teacher and preflight "
+            f"included. In device-seconds: one search trial with its replays {search * devices:.0f}, as much "
+            f"again to tune KD, and the proof of {len(arms)} arms x {len(seeds)} seeds "
+            f"{proof * devices:.0f}{longer}. Raise budget.{name} to at least {math.ceil(needed)}, or lower "
+            "budget.epochs_per_trial, proof.epochs, proof.seeds or proof.arms."
         )
