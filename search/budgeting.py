@@ -154,9 +154,9 @@ class Budgeting:
         arms, seeds, devices = self.spec.proof.arms, self.spec.proof.seeds, self.costs.devices
         longer = "; longer KD takes the search's compute for every seed" if "longer_kd" in arms else ""
         return (
-            f"budget.{name} is {limit:g}, but the smallest job needs about {needed:.0f}, teacher and preflight "
-            f"included. In device-seconds: one search trial with its replays {search * devices:.0f}, as much "
-            f"again to tune KD, and the proof of {len(arms)} arms x {len(seeds)} seeds "
-            f"{proof * devices:.0f}{longer}. Raise budget.{name} to at least {math.ceil(needed)}, or lower "
-            "budget.epochs_per_trial, proof.epochs, proof.seeds or proof.arms."
+            f"budget.{name} is {limit:g}, but the smallest job needs about {needed:.0f}, teacher and "
+            "preflight included. In device-seconds: one search trial with its replays "
+            f"{search * devices:.0f}, as much again to tune KD, and the proof of {len(arms)} arms x "
+            f"{len(seeds)} seeds {proof * devices:.0f}{longer}. Raise budget.{name} to at least "
+            f"{math.ceil(needed)}, or lower budget.epochs_per_trial, proof.epochs, proof.seeds or proof.arms."
         )
