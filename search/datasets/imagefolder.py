@@ -71,11 +71,9 @@ def read(entry: Entry, *, size: int | None) -> Contents:
     """
     folder = list_folder(entry)
     files = [*folder.train.files, *(folder.test.files if folder.test else [])]
-    chosen = _format(entry, files, size=size)
-    require_room(len(files), channels=chosen.channels, size=chosen.size)
-    return stored(
-        entry.cache_directory, _fingerprint(entry, files, chosen), lambda: _decode_folder(folder, chosen)
-    )
+    # The fingerprint is of the files' status: opening 60,000 headers would take seconds at every start.
+    fingerprint = _fingerprint(entry, files, size=size)
+    return stored(entry.cache_directory, fingerprint, lambda: _decode_folder(entry, folder, files, size=size))
 
 
 def list_folder(entry: Entry) -> Folder:
@@ -144,7 +142,9 @@ def _opened(file: Path) -> Image.Image:
         raise _unreadable(file, error) from error
 
 
-def _decode_folder(folder: Folder, chosen: Format) -> Contents:
+def _decode_folder(entry: Entry, folder: Folder, files: list[Path], *, size: int | None) -> Contents:
+    chosen = _format(entry, files, size=size)
+    require_room(len(files), channels=chosen.channels, size=chosen.size)
     test = folder.test
     return Contents(
         images=_decode(folder.train.files, chosen),
@@ -185,9 +185,10 @@ def _middle(image: Image.Image, size: int) -> Image.Image:
     return middle.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _fingerprint(entry: Entry, files: list[Path], chosen: Format) -> str:
-    """What the decoded images depend on: every file's place, length and time of change, and the format."""
-    digest = hashlib.sha256(f"imagefolder 1 {chosen} {entry.path}".encode())
+def _fingerprint(entry: Entry, files: list[Path], *, size: int | None) -> str:
+    """What the decoded images depend on: every file's place, length and time of change, and the settings."""
+    asked = f"imagefolder 1 {entry.path} {entry.train} {entry.test} {size or entry.size} {entry.channels}\n"
+    digest = hashlib.sha256(asked.encode())
     for file in files:
         status = file.stat()
         digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
