@@ -28,7 +28,7 @@ KEEP_ALIVE = b": waiting\n\n"
 KEEP_ALIVE_SECONDS = 15.0
 RECONNECT_MILLISECONDS = 3000
 PAGE_EVENTS = 500
-MAX_WAITING_EVENTS = 2000
+MAX_WAITING_EVENTS = 500
 RETRY_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
@@ -127,6 +127,8 @@ class EventStreams:
         cursor = after
         with self._subscribed(job_id, watermark) as subscriber:
             while not subscriber.is_closed:
+                if subscriber.is_behind:
+                    log.info("event stream catches up", job_id=job_id, after=cursor)
                 subscriber.is_behind = False
                 has_ended = await run_sync(self._has_ended, job_id)
                 async for item in self._stored(job_id, cursor):

@@ -14,6 +14,8 @@ SHARED: list[Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+# A traceback's local variables would carry passwords and whole data sets into the logs.
+WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
 def configure_logs(level: str) -> None:
@@ -28,7 +30,7 @@ def configure_logs(level: str) -> None:
         foreign_pre_chain=[*SHARED, structlog.stdlib.ExtraAdder()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(WITHOUT_LOCALS),
             structlog.processors.JSONRenderer(),
         ],
     )

