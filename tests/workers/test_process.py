@@ -102,7 +102,8 @@ def test_takes_its_children_with_it(tmp_path: Path, seconds: str) -> None:
 
 
 def test_may_end_in_order_when_terminated(tmp_path: Path) -> None:
-    program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print(1, flush=True); time.sleep(60)"
+    handler = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7));"
+    program = f"{handler} print(1, flush=True); time.sleep(60)"
     driver = start([sys.executable, "-c", program], output=tmp_path / "log")
     _said(tmp_path / "log")
     driver.terminate()
@@ -111,7 +112,8 @@ def test_may_end_in_order_when_terminated(tmp_path: Path) -> None:
 
 
 def test_dies_when_its_parent_is_killed() -> None:
-    program = "import time; from workers.process import start; print(start(['sleep', '60']).pid, flush=True); time.sleep(60)"
+    begin = "import time; from workers.process import start; driver = start(['sleep', '60'])"
+    program = f"{begin}; print(driver.pid, flush=True); time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     driver = int(parent.stdout.readline())
