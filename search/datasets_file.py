@@ -11,6 +11,8 @@ size = 64                 # optional: side in pixels; channels = 1 or 3
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +82,18 @@ def entry_of_directory(name: str, directory: Path) -> Entry:
         raise _faulty(f"{directory} is not a directory")
     is_cifar = any((directory / file).is_file() for file in ("data_batch_1", "train"))
     return Entry(name=name, kind="cifar" if is_cifar else "imagefolder", path=directory)
+
+
+def name_of_directory(directory: Path) -> str:
+    """A data set's name for a directory: its own last part, of the characters that names have."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", directory.resolve().name).strip("-") or "data"
+
+
+def write_datasets_file(path: Path, directory: Path) -> None:
+    """A file that names this one directory. Raises SearchProblem `dataset_unreadable` if it is none."""
+    entry = entry_of_directory(name_of_directory(directory), directory)
+    text = json.dumps(str(directory.resolve()))  # JSON's strings are TOML's
+    path.write_text(f'[datasets.{entry.name}]\nkind = "{entry.kind}"\npath = {text}\n')
 
 
 def _faulty(message: str) -> SearchProblem:

@@ -17,6 +17,7 @@ from search.local import LocalJob
 from search.options import (
     SMALL_EVALUATION_IMAGES,
     DataOption,
+    DatasetsFileOption,
     DeviceOption,
     EpochsOption,
     MaxStepsOption,
@@ -29,6 +30,8 @@ from search.options import (
     TrainTeacherOption,
     UntrainedTeacherOption,
     console,
+    data_name,
+    datasets_file_of,
     default_threads,
     end_with,
     live_progress,
@@ -84,6 +87,7 @@ def main(
     untrained_teacher: UntrainedTeacherOption = False,
     student: StudentOption = None,
     data: DataOption = None,
+    datasets_file: DatasetsFileOption = None,
     epochs: EpochsOption = None,
     max_steps: MaxStepsOption = None,
     recipe: RecipeOption = None,
@@ -101,7 +105,7 @@ def main(
             train_teacher=train_teacher,
             untrained_teacher=untrained_teacher,
             student=student,
-            data=data,
+            data=data_name(data),
             epochs=epochs,
         )
         process = (
@@ -117,6 +121,7 @@ def main(
             job = LocalJob(
                 spec,
                 Path(directory),
+                datasets_file=datasets_file_of(data, datasets_file, directory=Path(directory)),
                 threads=threads or default_threads(given),
                 device=device,
                 max_steps=max_steps,

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from search.catalogue_checks import explain_validation
+from search.datasets_file import name_of_directory, write_datasets_file
 from search.distill import Report
 from search.problems import SearchProblem
 from search.recipe import Recipe
@@ -37,7 +38,10 @@ UntrainedTeacherOption = Annotated[
 StudentOption = Annotated[str | None, typer.Option("--student", help="Name of a timm model.")]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="`digits`, a name of datasets.toml, or a directory of class folders."),
+    typer.Option("--data", help="`digits`, a name of --datasets-file, or a directory of class folders."),
+]
+DatasetsFileOption = Annotated[
+    Path | None, typer.Option("--datasets-file", help="The datasets.toml in which --data is named.")
 ]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of a run.")]
 MaxStepsOption = Annotated[
@@ -52,6 +56,20 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; the bits of a result depend on them.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps.")]
+
+
+def data_name(data: str | None) -> str | None:
+    """The name under which the spec has the data: a directory is named after its last part."""
+    return name_of_directory(Path(data)) if data is not None and Path(data).is_dir() else data
+
+
+def datasets_file_of(data: str | None, given: Path | None, *, directory: Path) -> Path | None:
+    """The file that names the data: as given, or for a directory one that is written into `directory`."""
+    if data is None or not Path(data).is_dir():
+        return given
+    path = directory / "datasets.toml"
+    write_datasets_file(path, Path(data))
+    return path
 
 
 def read_recipe(path: Path | None) -> Recipe | None:

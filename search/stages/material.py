@@ -21,13 +21,26 @@ EVALUATION_BATCH = 512
 def dataset_of(setting: TrialSetting) -> Dataset:
     """The job's data set, split and in memory."""
     data = setting.spec.data
-    return _dataset(data.name, data.splits.model_dump_json(), setting.places.datasets_file, data.input_size)
+    places = setting.places
+    return _dataset(
+        data.name,
+        data.splits.model_dump_json(),
+        places.datasets_file,
+        data.input_size,
+        places.cache_directory,
+    )
 
 
 @lru_cache(maxsize=2)
-def _dataset(name: str, splits: str, datasets_file: Path | None, input_size: int | None) -> Dataset:
+def _dataset(
+    name: str, splits: str, datasets_file: Path | None, input_size: int | None, cache_directory: Path
+) -> Dataset:
     return open_dataset(
-        name, Splits.model_validate_json(splits), datasets_file=datasets_file, input_size=input_size
+        name,
+        Splits.model_validate_json(splits),
+        datasets_file=datasets_file,
+        input_size=input_size,
+        cache_directory=cache_directory,
     )
 
 
@@ -44,6 +57,7 @@ def build(spec: JobSpec, dataset: Dataset, model: str, *, seed: int, weights: We
         weights=weights,
         data_mean=dataset.mean,
         data_std=dataset.std,
+        exact_size=spec.data.input_size is not None,
     )
 
 
@@ -63,16 +77,27 @@ def teacher_of(setting: TrialSetting, *, split: str) -> LoadedTeacher:
         raise SearchProblem("the job's teacher trial has not stored its weights yet", code="teacher_missing")
     document = setting.spec.model_dump_json(include={"teachers", "student", "data"})
     changed = file.stat().st_mtime_ns
-    return _teacher(document, setting.places.datasets_file, file, changed, split, setting.device)
+    places = setting.places
+    return _teacher(
+        document, places.datasets_file, places.cache_directory, file, changed, split, setting.device
+    )
 
 
 @lru_cache(maxsize=4)
 def _teacher(
-    document: str, datasets_file: Path | None, file: Path, changed: int, split: str, device: str
+    document: str,
+    datasets_file: Path | None,
+    cache_directory: Path,
+    file: Path,
+    changed: int,
+    split: str,
+    device: str,
 ) -> LoadedTeacher:
     spec = JobSpec.model_validate_json(document)
     data = spec.data
-    dataset = _dataset(data.name, data.splits.model_dump_json(), datasets_file, data.input_size)
+    dataset = _dataset(
+        data.name, data.splits.model_dump_json(), datasets_file, data.input_size, cache_directory
+    )
     model = build(spec, dataset, spec.teacher.model, seed=0, weights=file).eval()
     model.to(device)
     logits = predict(model, dataset.splits[split].images, batch_size=EVALUATION_BATCH, device=device).cpu()
