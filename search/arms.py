@@ -56,17 +56,22 @@ def tuning_dimensions(spec: JobSpec) -> tuple[Dimension, ...]:
 
 def pathways_of(choices: Choices, preflight: PreflightResult) -> list[Pathway]:
     """The pathways that a choice means for this pair of models; those that do not fit are left out."""
-    return pathways_between(choices, preflight.teacher_stages, preflight.student_stages)
+    return pathways_between(
+        choices, preflight.teacher_stages, preflight.student_stages, input_size=preflight.input_size
+    )
 
 
-def pathways_between(choices: Choices, teacher: list[Stage], student: list[Stage]) -> list[Pathway]:
-    """The pathways that a choice means between these stages."""
+def pathways_between(
+    choices: Choices, teacher: list[Stage], student: list[Stage], *, input_size: int
+) -> list[Pathway]:
+    """The pathways that a choice means between these stages, for images of `input_size`."""
     return enumerate_pathways(
         str(choices["connections"]),
         str(choices["transform"]),
         [str(distance) for distance in _list(choices["distances"])],
         teacher,
         student,
+        input_size=input_size,
     )
 
 
@@ -91,7 +96,7 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
         transform=space.transforms[0],
         distance=space.distances[0][0],
     )
-    reason = fits(pathway, teacher[-1], student[-1])
+    reason = fits(pathway, teacher[-1], student[-1], input_size=preflight.input_size)
     return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
 
 

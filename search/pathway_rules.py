@@ -15,6 +15,7 @@ Connection = tuple[Stage, Stage]
 _DEPTH_TOLERANCE = 1e-6
 _keeps_channels = {"identity"}
 _ignores_channels = {"attention"}
+_compares_places = {"attention"}
 
 
 class UnknownConnectionsError(LookupError):
@@ -31,13 +32,30 @@ def declare_ignores_channels(distance: str) -> None:
     _ignores_channels.add(distance)
 
 
+def declare_compares_places(distance: str) -> None:
+    """Say that a plug-in's distance is blind on maps of one pixel."""
+    _compares_places.add(distance)
+
+
 def keeps_channels(transform: str) -> bool:
     """Whether the transform's output has the student's channels instead of the teacher's."""
     return transform in _keeps_channels
 
 
-def fits(pathway: Pathway, teacher_stage: Stage, student_stage: Stage) -> str | None:
-    """Why a pathway cannot be computed between two stages; None when it can."""
+def fits(
+    pathway: Pathway, teacher_stage: Stage, student_stage: Stage, *, input_size: int | None = None
+) -> str | None:
+    """Why a pathway makes no sense between two stages; None when it does.
+
+    `input_size` is the side of the data's images, from which the size of the teacher's map follows.
+    """
+    if pathway.distance in _compares_places and input_size is not None:
+        side = round(input_size / teacher_stage.reduction)
+        if side <= 1:
+            return (
+                f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
+                f"{teacher_stage.index} has one pixel; use another distance or another connection"
+            )
     if not keeps_channels(pathway.transform) or pathway.distance in _ignores_channels:
         return None
     if teacher_stage.channels == student_stage.channels:
@@ -58,6 +76,7 @@ def enumerate_pathways(
     student_stages: Sequence[Stage],
     *,
     teacher: int = 0,
+    input_size: int | None = None,
 ) -> list[Pathway]:
     """All pathways of a choice that fit, each once, ordered by student stage, teacher stage, then distance.
 
@@ -80,7 +99,7 @@ def enumerate_pathways(
                 transform=transform,
                 distance=distance,
             )
-            if fits(pathway, teacher_stage, student_stage) is None:
+            if fits(pathway, teacher_stage, student_stage, input_size=input_size) is None:
                 pathways.append(pathway)
     return pathways
 

@@ -91,5 +91,6 @@ class PreflightRun:
             for transform in space.transforms
             for distances in space.distances
         ]
-        most = max(choices, key=lambda choice: len(pathways_between(choice, *stages)))
-        return starting_process(self.setting.spec, most, pathways_between(most, *stages))
+        found = [pathways_between(choice, *stages, input_size=self.dataset.size) for choice in choices]
+        most = max(range(len(choices)), key=lambda index: len(found[index]))
+        return starting_process(self.setting.spec, choices[most], found[most])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from search.data import SPLITS, Dataset, as_float, available_datasets, majority_rate, open_dataset
 from search.datasets import decoded
+from search.datasets_file import name_of_directory, write_datasets_file
 from search.problems import SearchProblem
 from search.spec import Splits
 
@@ -466,6 +467,16 @@ class TestDatasetsFile:
         with pytest.raises(SearchProblem, match=words) as caught:
             open_dataset("a", Splits(), datasets_file=self.write(tmp_path, text))
         assert caught.value.code == "dataset_unreadable"
+
+    def test_a_directory_without_a_name_gets_one_and_a_file_that_names_it(self, tmp_path: Path) -> None:
+        write_images(tmp_path / "my 'own' flowers")
+        path = tmp_path / "datasets.toml"
+        write_datasets_file(path, tmp_path / "my 'own' flowers")
+        name = name_of_directory(tmp_path / "my 'own' flowers")
+        assert name == "my-own-flowers"
+        assert open_dataset(name, Splits(), datasets_file=path).classes == 3
+        with pytest.raises(SearchProblem, match="not a directory"):
+            write_datasets_file(path, tmp_path / "gone")
 
     def test_the_catalogue_lists_all_without_decoding(self, tmp_path: Path) -> None:
         write_images(tmp_path / "flowers")

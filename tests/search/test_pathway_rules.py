@@ -93,6 +93,15 @@ class TestPathways:
         assert "8" in reason
         assert "attention" in reason
 
+    def test_attention_is_left_out_where_the_teachers_map_has_one_pixel(self) -> None:
+        teacher = stages(8, 16, 32, first_reduction=8)
+        found = enumerate_pathways("all", "projection", ["mse", "attention"], teacher, teacher, input_size=32)
+        assert {p.teacher_stage for p in found if p.distance == "attention"} == {0, 1}
+        assert {p.teacher_stage for p in found if p.distance == "mse"} == {0, 1, 2}
+        pathway = Pathway(teacher_stage=2, student_stage=0, transform="projection", distance="attention")
+        assert "one pixel" in (fits(pathway, teacher[2], teacher[0], input_size=32) or "")
+        assert fits(pathway, teacher[2], teacher[0], input_size=64) is None
+
     def test_a_single_stage_model_works(self) -> None:
         assert pairs("same_or_deeper", stages(8), stages(8)) == [(0, 0)]
 
