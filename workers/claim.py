@@ -165,6 +165,8 @@ class WorkerLoop:
                     detail=None if self.is_stopping else detail,
                 )
 
+        if self.is_stopping:
+            until = min(until, time.monotonic() + self.settings.stop_grace_seconds)
         with contextlib.suppress(LeaseLost, StoreUnavailable):
             patiently(release, give_up=lambda: time.monotonic() >= until)
             log.warning("job_released", job_id=claimed.job.id, reason=reason, detail=detail)

@@ -226,6 +226,13 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("trial_id", "step", "attempt", name=op.f("pk_report")),
     )
+    op.create_index(
+        "ix_report_validations",
+        "report",
+        ["trial_id", "step"],
+        sqlite_where=sa.text("is_validation"),
+        postgresql_where=sa.text("is_validation"),
+    )
     op.execute(METRICS)
 
 

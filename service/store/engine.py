@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from service.store.errors import StoreUnavailable
 
 BUSY_TIMEOUT_MILLISECONDS = 10_000
 # A process that is stopped inside a transaction must not hold its row locks for longer than this.
@@ -70,8 +74,18 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(**{_WRITES: True})
 
 
-def is_transient(error: SQLAlchemyError) -> bool:
-    """Whether the database was out of reach or too busy, so that trying again may help."""
+@contextmanager
+def telling_unavailability(engine: Engine) -> Iterator[None]:
+    """Turn the errors of a database that is out of reach or too busy into StoreUnavailable."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if _is_transient(error):
+            raise StoreUnavailable(f"{engine.url.render_as_string()}: {error}") from error
+        raise
+
+
+def _is_transient(error: SQLAlchemyError) -> bool:
     if isinstance(error, PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):

@@ -125,14 +125,14 @@ def count_by_state(session: Session) -> dict[JobState, int]:
 
 
 def oldest_queued_seconds(session: Session) -> float | None:
-    """For how long the queue's longest waiting job has been due; negative while all are in back-off."""
+    """Seconds for which the longest waiting job has been due; 0 while all are in back-off, None without one."""
     row = session.execute(
         select(Job.run_after, select(now()).scalar_subquery().label("present"))
         .where(Job.state == JobState.QUEUED)
         .order_by(Job.run_after)
         .limit(1)
     ).one_or_none()
-    return None if row is None else (row.present - row.run_after).total_seconds()
+    return None if row is None else max(0.0, (row.present - row.run_after).total_seconds())
 
 
 def elapsed_seconds(session: Session, *, job_id: str) -> float:

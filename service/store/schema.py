@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 import migrations
-from service.store.engine import normalise_url, open_engine, reading, writing
+from service.store.engine import normalise_url, open_engine, reading, telling_unavailability, writing
 from service.store.errors import SchemaMissing, SchemaTooNew, SchemaTooOld
 
 _ADVISORY_LOCK = 0x4C494D42  # "LIMB"
@@ -20,11 +20,12 @@ _ADVISORY_LOCK = 0x4C494D42  # "LIMB"
 def migrate(url: str, *, revision: str = "head") -> None:
     """Bring the database to the revision, in one transaction; processes that do so at once take turns.
 
-    Raises SchemaTooNew, and changes nothing, when the database is newer than this version of Limbeck.
+    Raises SchemaTooNew, and changes nothing, when the database is newer than this version of Limbeck;
+    StoreUnavailable when it cannot be reached.
     """
     engine = open_engine(url)
     try:
-        with writing(engine).connect() as connection, connection.begin():
+        with telling_unavailability(engine), writing(engine).begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -35,10 +36,13 @@ def migrate(url: str, *, revision: str = "head") -> None:
 
 
 def check_schema(url: str) -> None:
-    """Raise SchemaMissing, SchemaTooOld or SchemaTooNew unless the database has this version's schema."""
+    """Raise SchemaMissing, SchemaTooOld or SchemaTooNew unless the database has this version's schema.
+
+    Raises StoreUnavailable when it cannot be reached.
+    """
     engine = open_engine(url)
     try:
-        with reading(engine).connect() as connection:
+        with telling_unavailability(engine), reading(engine).connect() as connection:
             current = _current(connection)
     finally:
         engine.dispose()

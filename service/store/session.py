@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.store.engine import is_transient, open_engine, reading, writing
-from service.store.errors import StoreUnavailable
+from service.store.engine import open_engine, reading, telling_unavailability, writing
 from service.store.schema import check_schema, migrate
 
 __all__ = ["Session", "Store", "check_schema", "migrate", "open_store"]
@@ -54,13 +52,12 @@ class Store:
 
 @contextmanager
 def _transaction(engine: Engine) -> Iterator[Session]:
-    try:
-        with Session(engine, autoflush=False, expire_on_commit=False) as session, session.begin():
-            yield session
-    except SQLAlchemyError as error:
-        if is_transient(error):
-            raise StoreUnavailable(f"{engine.url.render_as_string()}: {error}") from error
-        raise
+    with (
+        telling_unavailability(engine),
+        Session(engine, autoflush=False, expire_on_commit=False) as session,
+        session.begin(),
+    ):
+        yield session
 
 
 def open_store(url: str) -> Store:

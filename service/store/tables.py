@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -146,6 +147,16 @@ class Report(Base):
     """One row of figures of a trial. The view `metrics` shows the newest attempt's row of each step."""
 
     __tablename__ = "report"
+    # Curves are read whole, and only a few reports in a hundred are validations.
+    __table_args__ = (
+        Index(
+            "ix_report_validations",
+            "trial_id",
+            "step",
+            sqlite_where=text("is_validation"),
+            postgresql_where=text("is_validation"),
+        ),
+    )
 
     trial_id: Mapped[str] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
