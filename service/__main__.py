@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from service.settings import Settings
 
@@ -28,29 +31,22 @@ def default(context: typer.Context) -> None:
 def serve(host: Host = None, port: Port = None) -> None:
     """Serve the API and the pages."""
     from service.logs import configure_logs
-    from service.server import StartRefused
     from service.server import serve as run_server
-    from service.store.errors import SchemaError
 
     given: dict[str, Any] = {"host": host, "port": port}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logs(settings.log_level)
-    try:
+    with refusals_in_words():
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        configure_logs(settings.log_level)
         run_server(settings)
-    except (StartRefused, SchemaError) as refusal:
-        _fail(str(refusal))
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database to this version's schema; safe to run at any time, by several at once."""
-    from service.store.errors import SchemaError
     from service.store.schema import migrate as migrate_database
 
-    try:
+    with refusals_in_words():
         migrate_database(Settings().database_url)
-    except SchemaError as refusal:
-        _fail(str(refusal))
     typer.echo("The database is up to date.")
 
 
@@ -62,28 +58,40 @@ def create_key(
     """Make an API key and show it, for the only time."""
     from service.server import prepare_schema
     from service.store import keys
-    from service.store.errors import SchemaError
     from service.store.session import open_store
     from service.store.states import Scope
 
     asked = [word.strip() for word in scopes.split(",") if word.strip()]
-    unknown = [word for word in asked if word not in Scope.__members__.values()]
+    unknown = [word for word in asked if word not in set(Scope)]
     if unknown or not asked:
         raise typer.BadParameter(f"{', '.join(unknown) or 'none given'}; use some of {', '.join(Scope)}")
-    settings = Settings()
-    try:
+    with refusals_in_words():
+        settings = Settings()
         prepare_schema(settings)
-    except SchemaError as refusal:
-        _fail(str(refusal))
-    store = open_store(settings.database_url)
-    with store.begin_write() as session:
-        created = keys.create(session, name=name, scopes=[Scope(word) for word in asked])
-    store.close()
+        store = open_store(settings.database_url)
+        with store.begin_write() as session:
+            created = keys.create(session, name=name, scopes=[Scope(word) for word in asked])
+        store.close()
     typer.echo(f"{created.row.id} ({name}: {', '.join(asked)}). The key is shown only now:", err=True)
     typer.echo(created.clear)
 
 
-def _fail(message: str) -> None:
+@contextmanager
+def refusals_in_words() -> Iterator[None]:
+    """End with status 2 and a sentence, instead of a traceback, for what its user can mend."""
+    from service.server import StartRefused
+    from service.store.errors import StoreError
+
+    try:
+        yield
+    except ValidationError as error:
+        faults = [("_".join(map(str, fault["loc"])).upper(), fault["msg"]) for fault in error.errors()]
+        _fail("; ".join(f"LIMBECK_{name}: {message}" if name else message for name, message in faults))
+    except (StartRefused, StoreError, ValueError, OSError) as refusal:
+        _fail(str(refusal))
+
+
+def _fail(message: str) -> NoReturn:
     typer.echo(f"limbeck: {message}", err=True)
     sys.exit(2)
 

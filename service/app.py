@@ -32,7 +32,7 @@ from service.problems import (
 )
 from service.request_middleware import RequestMiddleware
 from service.settings import Settings
-from service.store.errors import UNAVAILABLE
+from service.store.errors import StoreUnavailable
 from service.store.session import Store
 from service.store.states import Scope
 
@@ -52,7 +52,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         lifespan=_lifespan,
         exception_handlers={
             Problem: answer_problem,
-            **dict.fromkeys(UNAVAILABLE, answer_unavailable),
+            StoreUnavailable: answer_unavailable,
             HTTPException: answer_http_exception,
             RequestValidationError: answer_invalid_request,
         },

@@ -175,7 +175,7 @@ def answer_invalid_request(request: Request, error: Exception) -> Response:
 
 def answer_unavailable(request: Request, error: Exception) -> Response:
     """Exception handler for a database that is down or busy: nothing was done, and trying again may help."""
-    log.error("the database does not answer", exc_info=error)
+    log.error("the database does not answer", reason=str(error))
     detail = "The database does not answer now; nothing was done. Send the request again."
     return answer_problem(request, Problem(Code.DATABASE_UNAVAILABLE, detail, headers={"Retry-After": "2"}))
 

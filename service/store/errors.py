@@ -13,11 +13,6 @@ StoreError
 
 from __future__ import annotations
 
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
-
-# The database itself does not answer now: it is down, locked for too long, or all connections are in use.
-UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError)
-
 
 class StoreError(Exception):
     """Base of the store's own errors."""

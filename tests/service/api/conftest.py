@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from search.spec import JobSpec
 from service.files import ArtifactRoot
-from service.store import jobs
+from service.store import jobs, queue
+from service.store.leases import Lease
 from service.store.session import Store, open_store
 from tests.conftest import ENGINES
 from tests.job_story import register_worker
@@ -38,6 +41,21 @@ class Api:
         assert answer.status_code == expect, answer.text
         document: dict[str, Any] = answer.json()
         return document
+
+    def start_job(self, *, lease_seconds: float = 600.0, **fields: Any) -> Lease:
+        """A running job that only this caller could claim, as a worker would have it; its lease."""
+        mark = f"test:{uuid.uuid4().hex}"
+        spec = JobSpec.model_validate(small_spec()).model_dump(mode="json")
+        with self.store.begin_write() as session:
+            jobs.insert_queued(session, new=jobs.NewJob(spec=spec, requirements=[mark], **fields))
+            claimed = queue.claim(session, owner="worker", lease_seconds=lease_seconds, offers={mark})
+        assert claimed is not None
+        return claimed.lease
+
+    def finish_job(self, lease: Lease, state: str = "succeeded", **fields: Any) -> None:
+        """End a running job."""
+        with self.store.begin_write() as session:
+            queue.finish(session, lease=lease, state=state, **{"reason": "completed", **fields})
 
     def count_jobs(self) -> int:
         """How many jobs the store holds."""
