@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -78,7 +78,7 @@ class TeacherCache:
             dtype=str(next(teacher.parameters()).dtype),
             device=self._device.type,
             threads=torch.get_num_threads() if self._device.type == "cpu" else 0,
-            versions=(torch.__version__, timm.__version__),
+            versions=(torch.__version__, version("timm")),
         )
         self._opened: dict[int, np.ndarray] = {}
 

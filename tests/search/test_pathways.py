@@ -280,7 +280,9 @@ class TestGated:
             out, _, kernel, _ = convolution.weight.shape
             expected = (2 / (kernel**2 * out)) ** 0.5
             count = convolution.weight.numel()
-            assert float(convolution.weight.std()) == pytest.approx(expected, rel=5 / (2 * count) ** 0.5)
+            assert float(convolution.weight.detach().std()) == pytest.approx(
+                expected, rel=5 / (2 * count) ** 0.5
+            )
 
     def test_the_gate_multiplies_without_a_sigmoid(self) -> None:
         gated: Any = get(Kind.TRANSFORM, "gated").factory(*self.stages(8, 8)).eval()

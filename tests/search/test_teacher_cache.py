@@ -111,8 +111,8 @@ class TestKey:
 class TestSharing:
     def test_processes_that_ask_at_once_build_it_once(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        barrier, answers = context.Barrier(3), context.Queue()
-        processes = [context.Process(target=_ask, args=(tmp_path, barrier, answers)) for _ in range(3)]
+        barrier, answers = context.Barrier(2), context.Queue()
+        processes = [context.Process(target=_ask, args=(tmp_path, barrier, answers)) for _ in range(2)]
         for process in processes:
             process.start()
         found = [answers.get(timeout=120) for _ in processes]
