@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "service.settings": ("service.settings", "search.spec"),
     "service": ("service", "search.spec", "search.recipe", "search.fingerprint", "search.catalogue_checks"),
     "migrations": ("migrations", "search.spec", "service.settings", "service.store"),
-    "workers": ("workers", "search", "service.store", "service.files", "service.settings"),
+    "workers": ("workers", "search", "service.store", "service.files", "service.settings", "service.logs"),
+    "service.logs": (),
     "limbeck": ("limbeck", "search.spec"),
 }
 
@@ -35,7 +36,13 @@ SOLE_IMPORTERS = {
     "sqlalchemy": ("service.store", "migrations"),
     "alembic": ("service.store", "migrations"),
     "fastapi": ("service",),
+    "jinja2": ("service.web",),
+    "fsspec": ("service.remote_files",),
     "httpx": ("limbeck",),
+    "timm": ("search.models",),
+    "safetensors": ("search.weights",),
+    "sklearn": ("search.datasets",),
+    "PIL": ("search.datasets",),
 }
 
 # What the base installation is enough for, and what only the extras bring.
@@ -119,7 +126,7 @@ def test_strategies_register_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["service.app", "service.__main__", "service.store.session", "workers.claim"]
+    "module", ["service.app", "service.__main__", "service.store.session", "workers.__main__"]
 )
 def test_the_server_never_loads_torch_or_ray(module: str) -> None:
     loaded = run_python(f"import sys, {module}; print(*sys.modules)").split()
