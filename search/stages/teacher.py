@@ -6,11 +6,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import timm
-import torch
 
 from search.checkpoint import to_bytes
 from search.distill import Distillation, Material, Report
@@ -68,7 +66,7 @@ class TeacherRun:
             "splits": spec.data.splits.model_dump(),
             "input_size": spec.data.input_size,
             "data": self.dataset.content_sha256,
-            "versions": [torch.__version__, timm.__version__],
+            "versions": [version("torch"), version("timm")],
             "threads": setting.threads,
             "device": setting.device,
             "max_steps": setting.max_steps,
