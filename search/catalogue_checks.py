@@ -7,11 +7,12 @@ The catalogue is plain JSON: `methods` (each with `id` and `kind`), `models` (na
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from search.registry import Kind
 from search.spec import JobSpec
-from search.spec_faults import SpecFault, did_you_mean, explain_validation
+from search.spec_faults import MAX_FAULTS, SpecFault, did_you_mean, explain_validation
 
 __all__ = ["SpecFault", "check_spec", "explain_validation", "offers", "requirements"]
 
@@ -22,13 +23,14 @@ LISTED_NAMES = 12
 
 
 def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
-    """What the spec names and the catalogue does not have, field by field, with the nearest names."""
+    """What the spec names and the catalogue does not have, with the nearest names; at most 100 faults."""
     names = _names(catalogue)
-    return [
+    unknown = (
         _unknown(field, kind, name, names.get(kind, set()))
         for field, kind, name in _named(spec)
         if _catalogue_name(kind, name) not in names.get(kind, set())
-    ]
+    )
+    return list(islice(unknown, MAX_FAULTS))
 
 
 def requirements(spec: JobSpec) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -18,6 +18,12 @@ SHARED: list[Processor] = [
 WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
+def _drop_colours(logger: WrappedLogger, name: str, entry: EventDict) -> EventDict:
+    """uvicorn adds its message a second time, for terminals."""
+    entry.pop("color_message", None)
+    return entry
+
+
 def configure_logs(level: str) -> None:
     """Set up logging for the whole process; called once, by its main module."""
     structlog.configure(
@@ -26,10 +32,12 @@ def configure_logs(level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    logging.getLogger("alembic").setLevel("DEBUG" if level == "debug" else "WARNING")
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*SHARED, structlog.stdlib.ExtraAdder()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _drop_colours,
             structlog.processors.ExceptionRenderer(WITHOUT_LOCALS),
             structlog.processors.JSONRenderer(),
         ],

@@ -18,6 +18,8 @@ from service.problems import Code, Fault, Problem
 from service.store.jobs import NewJob
 from service.strict_json import parse_json
 
+SHOWN_CHARACTERS = 200
+TOLD_FAULTS = 10
 WEIGHTS_WORDS = ("train", "pretrained", "untrained")
 
 
@@ -79,9 +81,15 @@ def _is_file_inside(root: Path, name: str) -> bool:
 
 
 def _faults(found: Iterable[SpecFault]) -> list[Fault]:
-    return [Fault(field=fault.field, message=fault.message, remedy=fault.remedy) for fault in found]
+    """As the API shows them; what a user sent is echoed in bounds."""
+    return [
+        Fault(field=fault.field[:SHOWN_CHARACTERS] or "body", message=fault.message, remedy=fault.remedy)
+        for fault in found
+    ]
 
 
 def _refused(faults: list[Fault]) -> Problem:
-    detail = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+    told = [f"{fault.field}: {fault.message}" for fault in faults[:TOLD_FAULTS]]
+    more = [f"and {len(faults) - TOLD_FAULTS} more"] if len(faults) > TOLD_FAULTS else []
+    detail = "; ".join(told + more)
     return Problem(Code.INVALID_SPEC, detail, errors=faults)

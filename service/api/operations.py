@@ -46,11 +46,13 @@ class Version(BaseModel):
 
 
 @router.get("/healthz")
-def get_health() -> Health:
-    """Whether the process is alive; asks nothing of the database."""
+@router.head("/healthz", include_in_schema=False)
+async def get_health() -> Health:
+    """Whether the process is alive; asks nothing of the database, and needs no free thread."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=documented(Code.NOT_READY))
 def get_readiness(services: ServicesDep) -> Readiness:
     """Whether requests can be served: database and artifact root answer."""

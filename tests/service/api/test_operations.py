@@ -30,6 +30,7 @@ def document(sqlite_api: Api) -> dict[str, Any]:
 class TestProbes:
     def test_health_and_version(self, api: Api) -> None:
         assert api.client.get("/healthz").json() == {"status": "ok"}
+        assert [api.client.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
         version = api.client.get("/version").json()
         assert version["spec_version"] == 1
         assert re.fullmatch(r"\d+\.\d+\.\d+.*", version["version"])

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 class TestStart:
     def test_it_is_healthy_within_two_seconds(self, tmp_path: Path) -> None:
-        """On a database that has to be made first. Others may use the machine: one good start of five will do.
+        """On a database that has to be made first. Others may be using the machine: one good start of five does.
 
         Without others it takes 0.9 s on two cores, nearly all of it importing.
         """

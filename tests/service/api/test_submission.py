@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,17 @@ class TestRefused:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "application/yaml"):
             answer = api.client.post("/v1/jobs", content=body, headers={"Content-Type": kind})
             assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+    def test_a_hostile_number_of_faults_is_answered_soon_and_in_bounds(self, api: Api) -> None:
+        many = {f"field_{number}": 1 for number in range(40_000)}
+        long = {"x" * 900_000: 1}
+        for parts in (many, long):
+            started = time.monotonic()
+            answer = api.client.post("/v1/jobs", json=small_spec(**parts))
+            assert answer.status_code == 422
+            assert len(answer.json()["errors"]) <= 100
+            assert len(answer.content) < 100_000
+            assert time.monotonic() - started < 5
 
     def test_the_server_lives_on(self, api: Api) -> None:
         assert post(api, DEEP.encode()).status_code == 422
