@@ -27,9 +27,9 @@ def free_port() -> int:
 
 class TestStart:
     def test_it_is_healthy_within_two_seconds(self, tmp_path: Path) -> None:
-        """On a database that has to be made first. Others may be using the machine: one good start of five does.
+        """On a database that has to be made first: 0.9 s on two idle cores, nearly all of it importing.
 
-        Without others it takes 0.9 s on two cores, nearly all of it importing.
+        Others may be using the machine, so one good start of five will do.
         """
         starts: list[float] = []
         while len(starts) < 5 and min(starts, default=9.0) >= 2.0:
