@@ -9,7 +9,9 @@ Both are exact. (DARTS and DistPro difference two forward passes instead; under 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 import torch.autograd.forward_ad as fwd
@@ -48,6 +50,7 @@ def call_with(
 def exact(lookahead: Lookahead) -> HyperGradient:
     """One forward-mode pass of the student and the losses, then one small backward pass on the logits."""
     losses, batch = lookahead.losses, lookahead.batch
+    _silence_torch()
     with torch.no_grad(), torch.random.fork_rng(devices=_devices(batch.images)), fwd.dual_level():
         torch.manual_seed(lookahead.random_seed)
         duals = {name: _dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()}
@@ -64,6 +67,12 @@ def exact(lookahead: Lookahead) -> HyperGradient:
     return HyperGradient(
         pathway_weights=by_pathway, **_by_logit_losses(lookahead, plain_logits, logits_tangent)
     )
+
+
+@cache
+def _silence_torch() -> None:
+    """torch compiles its forward-mode formulas with its own deprecated scripting, and warns of it."""
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
 
 
 def _by_logit_losses(lookahead: Lookahead, logits: Tensor, tangent: Tensor) -> dict[str, Tensor]:
