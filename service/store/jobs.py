@@ -125,7 +125,7 @@ def count_by_state(session: Session) -> dict[JobState, int]:
 
 
 def oldest_queued_seconds(session: Session) -> float | None:
-    """Seconds for which the longest waiting job has been due: 0 while all are in back-off, None without one."""
+    """Seconds for which the longest waiting job has been due; 0 while all are in back-off, None without."""
     row = session.execute(
         select(Job.run_after, select(now()).scalar_subquery().label("present"))
         .where(Job.state == JobState.QUEUED)

@@ -201,7 +201,7 @@ def finish(
 def _end_attempt(
     session: Session, job: Job, *, reason: Reason, policy: RetryPolicy, detail: str | None = None
 ) -> Job:
-    # A new token: the former holder can tell that the job's end was not its own doing.
+    # An end gets a new token: the former holder can tell that it was not its own doing.
     token = job.lease_token + 1
     if job.cancel_requested_at is not None:
         return jobs.end(
@@ -237,7 +237,6 @@ def _end_attempt(
         fruitless_attempts=fruitless,
         run_after=now_plus(wait),
         lease_owner=None,
-        lease_token=token,
         lease_expires_at=None,
     )
     trials.interrupt_running(session, job_id=job.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from service.store import jobs, queue
+from service.store import jobs, queue, reports
 from service.store.errors import LeaseLost
 from service.store.jobs import CancelOutcome
+from service.store.reports import NewReport
 from service.store.session import Store, open_store
 from service.store.states import JobState
-from tests.service.store.builders import OFFERS, claim, expire, queued, read, reap, running
+from tests.service.store.builders import OFFERS, claim, expire, queued, read, reap, running, started
 
 ROUNDS = 25
 ROOT = Path(__file__).parents[3]
@@ -142,6 +144,25 @@ def test_a_fenced_write_and_the_loss_of_its_lease_do_not_cross(postgres_store: S
     assert [job.id for job in reap(store)] == [lease.job_id]
     with pytest.raises(LeaseLost), store.begin_write() as session:
         queue.update_progress(session, lease=lease, progress={})
+
+
+@pytest.mark.postgres
+def test_a_lease_that_runs_out_while_its_holder_writes_is_lost_only_after_the_commit(
+    postgres_store: Store,
+) -> None:
+    """What was begun under the lease is committed under it: nobody claims the job in between."""
+    store = postgres_store
+    lease = running(store)
+    trial = started(store, lease)
+    rows = [NewReport(1, 0.1, {"loss": 1.0})]
+    with store.begin_write() as session:
+        reports.upsert(session, lease=lease, trial_id=trial.id, rows=rows)
+        queue.heartbeat(session, lease=lease, lease_seconds=0.3)
+    with store.begin_write() as session:
+        reports.upsert(session, lease=lease, trial_id=trial.id, rows=rows)  # touches no row of the job
+        time.sleep(0.4)
+        assert reap(store) == []
+    assert [job.id for job in reap(store)] == [lease.job_id]
 
 
 @pytest.mark.postgres

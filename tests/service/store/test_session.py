@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
-from service.store import jobs
+from service.store import engine, jobs, queue
 from service.store.columns import now, now_plus
-from service.store.session import Store, open_store
+from service.store.errors import StoreUnavailable
+from service.store.session import Store, check_schema, migrate, open_store
 from service.store.tables import Job
+from tests.service.store.builders import running
 
 NEW = jobs.NewJob(spec={}, requirements=[])
 
@@ -110,6 +113,39 @@ class TestMoments:
         assert first is not None
         assert second is not None
         assert second > first
+
+
+class TestUnavailability:
+    def test_of_a_server_that_is_not_there_is_told_by_all_that_connects(self, tmp_path: Path) -> None:
+        url = f"postgresql://postgres:hunter2@/postgres?host={tmp_path}"
+        store = open_store(url)
+        with pytest.raises(StoreUnavailable) as caught, store.session() as session:
+            jobs.list_page(session)
+        assert "hunter2" not in str(caught.value)
+        for connect in (check_schema, migrate):
+            with pytest.raises(StoreUnavailable):
+                connect(url)
+
+    @pytest.mark.postgres
+    def test_of_a_broken_connection_is_over_with_the_next_one(self, postgres_store: Store) -> None:
+        with pytest.raises(StoreUnavailable), postgres_store.begin_write() as session:
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        with postgres_store.session() as session:
+            assert jobs.list_page(session).rows == []
+
+    def test_of_a_busy_database_is_told(self, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "BUSY_TIMEOUT_MILLISECONDS", 50)
+        store = open_store(store_url)
+        lease = running(store)
+        with store.begin_write() as session:
+            queue.update_progress(session, lease=lease, progress={})
+            with pytest.raises(StoreUnavailable), store.begin_write() as second:
+                queue.update_progress(second, lease=lease, progress={})
+        store.close()
+
+    def test_is_not_said_of_mistakes(self, store: Store) -> None:
+        with pytest.raises(IntegrityError), store.begin_write() as session:
+            jobs.insert_queued(session, new=jobs.NewJob(spec={}, requirements=[], parent_id="job_unknown"))
 
 
 class TestSqlite:
