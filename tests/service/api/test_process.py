@@ -29,12 +29,9 @@ class TestStart:
     def test_it_is_healthy_within_two_seconds(self, tmp_path: Path) -> None:
         """On a database that has to be made first: 0.9 s on two idle cores, nearly all of it importing.
 
-        Others may be using the machine, so one good start of five will do.
+        What the process spent waiting for a core that others used is not counted.
         """
-        starts: list[float] = []
-        while len(starts) < 5 and min(starts, default=9.0) >= 2.0:
-            starts.append(seconds_until_healthy(tmp_path / str(len(starts))))
-        assert min(starts) < 2.0, starts
+        assert any(seconds_until_healthy(tmp_path / str(attempt)) < 2.0 for attempt in range(3))
 
     def test_it_never_loads_torch_ray_or_what_science_needs(self, tmp_path: Path) -> None:
         """Python itself says what the process imported, from its start through every kind of request."""
@@ -153,8 +150,13 @@ class TestLostWorkers:
             assert (job["state"], job["status_reason"]) == ("queued", "lease_lost")
 
 
+def waited_for_core_seconds(process_id: int) -> float:
+    """How long the process was ready to run but had no core, as the scheduler counts it."""
+    return int(Path(f"/proc/{process_id}/schedstat").read_text().split()[1]) / 1e9
+
+
 def seconds_until_healthy(home: Path) -> float:
-    """Seconds from the start of the process to its first answer."""
+    """Seconds from the start of the process to its first answer, without waiting for a free core."""
     port = free_port()
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     started = time.monotonic()
@@ -163,7 +165,7 @@ def seconds_until_healthy(home: Path) -> float:
         while time.monotonic() - started < 20:
             try:
                 if httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200:
-                    return time.monotonic() - started
+                    return time.monotonic() - started - waited_for_core_seconds(process.pid)
             except httpx.ConnectError:
                 time.sleep(0.02)
         raise AssertionError("the server did not answer")
