@@ -9,12 +9,14 @@ from limbeck.documents import Event
 from limbeck.errors import ConnectionFailed, ServerError, api_error
 from limbeck.flow import Call, Emit, Flow, Pause, open_stream, read
 from limbeck.paths import job_path
-from limbeck.patience import Patience
+from limbeck.patience import Deadline, Patience
 from limbeck.server_sent_events import Parser
 
 END = "end"
 # The server sends a comment every 15 s; three of them missing mean that nobody is there.
 SILENCE_SECONDS = 45.0
+# A connection that breaks sooner and brought no whole event is no sign of life.
+STEADY_SECONDS = 5.0
 PAGE_EVENTS = 100
 
 
@@ -49,9 +51,12 @@ def _follow(api: Api, /, job_id: str, after: int) -> Flow[None]:
         try:
             parser = Parser()
             yield from _connect(job_id, after)
+            steady = Deadline(STEADY_SECONDS, api.policy.clock)
             while chunk := (yield from read()):
-                patience.answered()
+                if steady.passed:
+                    patience.answered()
                 for received in parser.feed(chunk):
+                    patience.answered()
                     if received.kind == END:
                         return
                     event = Event.model_validate(json.loads(received.data))

@@ -23,12 +23,14 @@ START_SECONDS = 20.0
 class Server:
     """A running `python -m service serve`; its log lines are kept as objects."""
 
-    def __init__(self, home: Path, *, python_options: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(
+        self, home: Path, *, python_options: tuple[str, ...] = (), port: int = 0, **settings: Any
+    ) -> None:
         self.home = home
         self.log: list[dict[str, Any]] = []
         self.other_output: list[str] = []
         self._addresses: queue.Queue[str | None] = queue.Queue()
-        command = [sys.executable, *python_options, "-m", "service", "serve", "--port", "0"]
+        command = [sys.executable, *python_options, "-m", "service", "serve", "--port", str(port)]
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             command, env=environment(home, **settings), stderr=subprocess.PIPE, text=True
