@@ -226,7 +226,7 @@ class Search(SpecModel):
 
 
 class Tuning(SpecModel):
-    """The random search that tunes KD: temperature and weight of the KL term, beside cross-entropy of weight 1."""
+    """The random search that tunes KD: temperature and weight of the KL term (cross-entropy weighs 1)."""
 
     temperature: Range = Field(default_factory=lambda: Range(low=1.0, high=8.0))
     weight: Range = Field(default_factory=lambda: Range(low=0.3, high=3.0))

@@ -1,11 +1,10 @@
 """The exact one-step hypergradient of all weights and temperatures by one forward-mode pass.
 
 The training loss is linear in the weights: d L_meta(theta') / d w_p = <u, grad L_p(theta)>, one
-Jacobian-vector product of the vector of losses along u. A temperature enters its loss non-linearly: with z the
-logits and dz their tangent, d/dtau <u, grad_theta KD> = d/dtau <dKD/dz, dz>, a small backward pass on the
-logits alone.
-Both are exact. (DARTS and DistPro difference two forward passes instead; under bf16 that is wrong by
-10-350%.)
+Jacobian-vector product of the vector of losses along u. A temperature enters its loss non-linearly: with z
+the logits and dz their tangent, d/dtau <u, grad_theta KD> = d/dtau <dKD/dz, dz>, a small backward pass on
+the logits alone. Both are exact. (DARTS and DistPro difference two forward passes instead; under bf16 that
+is wrong by 10-350%.)
 """
 
 from __future__ import annotations
