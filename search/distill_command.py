@@ -107,6 +107,7 @@ def main(
             student=student,
             data=data_name(data),
             epochs=epochs,
+            max_steps=max_steps,
         )
         process = (
             given.process if given else constant(cross_entropy_weight=0.1, logit_loss="kd", logit_weight=0.9)

@@ -99,6 +99,7 @@ def main(
             student=student,
             data=data_name(data),
             epochs=epochs,
+            max_steps=max_steps,
             trials=trials or (None if given else 1),
         )
         progress, on_report = live_progress(spec.budget.epochs_per_trial)

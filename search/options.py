@@ -98,11 +98,10 @@ def make_spec(
     student: str | None,
     data: str | None,
     epochs: int | None,
+    max_steps: int | None,
     trials: int | None = None,
 ) -> JobSpec:
-    """The spec that the options describe; what they leave out comes from the recipe, then from the
-    defaults.
-    """
+    """The spec that the options describe; what they leave out is the recipe's, then the default's."""
     document: dict[str, Any] = recipe.spec.model_dump() if recipe else {"teachers": [{}], "student": {}}
     _set_teacher(document, teacher, teacher_weights, train_teacher, untrained_teacher)
     if student is not None:
@@ -114,6 +113,9 @@ def make_spec(
         document.setdefault("proof", {})["epochs"] = epochs
     if trials is not None:
         document.setdefault("budget", {})["trials"] = trials
+    if max_steps is not None:
+        # The teacher's training is cut short too, so that its accuracy says nothing.
+        document["floor_accuracy"] = 0.0
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
