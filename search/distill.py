@@ -143,12 +143,11 @@ class Distillation:
             self.optimizer.step()
         rate = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
-        named = effective.figures(self.parameters.process)
         return lambda: {
             "loss": float(loss.detach()),
             "cross_entropy": float(cross_entropy.detach()),
             "learning_rate": rate,
-            **named,
+            **effective.figures(self.parameters.process),
         }
 
     def _tangent(self) -> dict[str, Tensor]:
@@ -245,6 +244,7 @@ class Distillation:
         self.step, self.seconds = state["step"], state["seconds"]
         self.student.load_state_dict(state["student"])
         self.losses.load_state_dict(state["losses"])
+        self.losses.is_measured = self.step > 0
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.process.load(state["process"])

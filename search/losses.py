@@ -23,7 +23,7 @@ SCALE_FLOOR = 1e-8
 class DistillationLosses(nn.Module):
     """The losses of a process; owns the transforms' parameters, which train beside the student.
 
-    `scales` (P,) are the pathway losses' values at the first step; 0 means not yet measured.
+    `scales` (P,) are the pathway losses' values at the first step, once `is_measured`.
     """
 
     scales: Tensor
@@ -44,6 +44,8 @@ class DistillationLosses(nn.Module):
         )
         self._logit_losses = [build_logit_loss(loss.name) for loss in process.logit_losses]
         self.register_buffer("scales", torch.zeros(len(process.pathways), dtype=torch.float64))
+        # Beside the buffer, because asking the buffer would wait for the device at every step.
+        self.is_measured = False
 
     def logit_losses(
         self,
@@ -89,8 +91,9 @@ class DistillationLosses(nn.Module):
         raw = self.raw_pathway_losses(student_maps, teacher_maps)
         if not self.process.unit_scaled or not len(raw):
             return raw
-        if not self.scales.any():
+        if not self.is_measured:
             self.scales.copy_(raw.detach().double().clamp(min=SCALE_FLOOR))
+            self.is_measured = True
         return raw / self.scales.to(raw)
 
     def total(
