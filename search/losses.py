@@ -43,7 +43,7 @@ class DistillationLosses(nn.Module):
             for pathway in process.pathways
         )
         self._logit_losses = [build_logit_loss(loss.name) for loss in process.logit_losses]
-        self.register_buffer("scales", torch.zeros(len(process.pathways), dtype=torch.float64))
+        self.register_buffer("scales", torch.zeros(len(process.pathways)))
         # Beside the buffer, because asking the buffer would wait for the device at every step.
         self.is_measured = False
 
@@ -92,7 +92,7 @@ class DistillationLosses(nn.Module):
         if not self.process.unit_scaled or not len(raw):
             return raw
         if not self.is_measured:
-            self.scales.copy_(raw.detach().double().clamp(min=SCALE_FLOOR))
+            self.scales.copy_(raw.detach().clamp(min=SCALE_FLOOR))
             self.is_measured = True
         return raw / self.scales.to(raw)
 
