@@ -19,11 +19,12 @@ REFRESH_SECONDS = 0.5
 def follow(job: Job[Blocking], console: Console) -> Job[Blocking]:
     """Show the job until it has ended; returns it as it is then. What began before is not told again."""
     shown_at = 0.0
-    with ProgressBar(console) as bar:
+    # The events say what stage it is; on a terminal the bar shows it, too.
+    with ProgressBar(console, lines=False) as bar:
         bar.update(job.document)
         for event in job.events():
             if event.kind not in QUIET_KINDS:
-                console.print(event_line(event))
+                console.print(event_line(event), soft_wrap=True)
             if time.monotonic() - shown_at > REFRESH_SECONDS:
                 shown_at = time.monotonic()
                 bar.update(job.refresh().document)

@@ -28,10 +28,11 @@ class Display(Protocol):
 
 
 class ProgressBar:
-    """A bar of done and known trials. On something that is no terminal: a line per change of stage."""
+    """A bar of done and known trials. On something that is no terminal: `lines`, one per change of stage."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, lines: bool = True) -> None:
         self.console = console or Console(stderr=True)
+        self._lines = lines and not self.console.is_terminal
         self._shown = ""
         self._bar = Progress(
             SpinnerColumn(),
@@ -65,7 +66,7 @@ class ProgressBar:
             total=progress.get("trials_total"),
             note=progress.get("message") or "",
         )
-        if not self.console.is_terminal and headline(document) != self._shown:
+        if self._lines and headline(document) != self._shown:
             self._shown = headline(document)
             self.console.print(self._shown, markup=False, highlight=False)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -32,28 +32,25 @@ ARM_OF_VERDICT = {"plain_kd": "tuned_kd"}
 def report_table(report: Report) -> Table:
     """One row per arm: accuracy over the seeds, difference to tuned KD, and what it cost."""
     seeds = max((len(arm.runs) for arm in report.arms), default=0)
-    images = f", {report.test_images} test images" if report.test_images else ""
-    epochs = f", {report.epochs} epochs" if report.epochs else ""
-    table = Table(
-        title=f"Test accuracy, {seeds} seeds{images}{epochs}", title_justify="left", title_style="bold"
-    )
-    table.add_column("arm")
-    table.add_column("mean ± sd", justify="right")
-    table.add_column("over tuned KD (95% interval)", justify="right")
-    table.add_column("device-seconds:\none training", justify="right")
-    table.add_column("device-seconds:\nfinding it", justify="right")
+    images = f" on {report.test_images} test images" if report.test_images else ""
+    title = f"Proof: {seeds} seeds{images}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", no_wrap=True)
+    table.add_column("accuracy in %\nmean ± sd", justify="right", no_wrap=True)
+    table.add_column("over tuned KD in points\n95% interval", justify="right", no_wrap=True)
+    table.add_column("training", justify="right", no_wrap=True)
+    table.add_column("finding", justify="right", no_wrap=True)
     winner = ARM_OF_VERDICT.get(report.verdict.arm, report.verdict.arm)
     for arm in report.arms:
-        style = "bold green" if arm.arm == winner else None
-        table.add_row(*_arm_cells(report, arm), style=style)
+        table.add_row(*_arm_cells(report, arm), style="bold green" if arm.arm == winner else None)
     return table
 
 
 def _arm_cells(report: Report, arm: ArmReport) -> Sequence[str]:
     if arm.failed or arm.mean is None:
-        accuracy = f"failed: {arm.failed}" if arm.failed else NOTHING
+        accuracy = "failed" if arm.failed else NOTHING
     else:
-        accuracy = f"{100 * arm.mean:.2f} ± {100 * (arm.standard_deviation or 0):.2f} %"
+        accuracy = f"{100 * arm.mean:.2f} ± {100 * (arm.standard_deviation or 0):.2f}"
     return (
         escape(arm.label),
         escape(accuracy),
@@ -78,16 +75,24 @@ def _seconds(value: float | None) -> str:
 
 def report_view(report: Report) -> RenderableType:
     """The verdict, the arms and the cost."""
-    parts: list[RenderableType] = [report_table(report), Text(report.verdict.sentence, style="bold")]
+    parts: list[RenderableType] = [report_table(report), _cost(report), Text()]
+    parts += [Text(f"{arm.label} failed: {arm.failed}", style="red") for arm in report.arms if arm.failed]
+    parts += [Text(f"Note: {note}", style="dim") for note in report.notes]
+    parts.append(Text(f"Verdict: {report.verdict.sentence}", style="bold"))
     if report.verdict.longer_sentence:
         parts.append(Text(report.verdict.longer_sentence))
-    parts += [Text(note, style="dim") for note in report.notes]
+    return Group(*parts)
+
+
+def _cost(report: Report) -> Text:
+    """What the last two columns count, and where it went."""
     spent = {stage: value for stage, value in report.device_seconds.items() if stage != "total"}
+    text = "Last columns, in device-seconds: one training with the arm, and finding it."
     if spent:
         total = report.device_seconds.get("total", sum(spent.values()))
         stages = ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items())
-        parts.append(Text(f"Device-seconds: {stages}; {total:.1f} in all", style="dim"))
-    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+        text += f"\nThe whole job: {stages}; {total:.1f} in all."
+    return Text(text, style="dim")
 
 
 def jobs_table(documents: Sequence[Mapping[str, Any]], *, now: datetime | None = None) -> Table:
@@ -97,13 +102,13 @@ def jobs_table(documents: Sequence[Mapping[str, Any]], *, now: datetime | None =
         table.add_column(name, no_wrap=name in ("job", "submitted"))
     for document in documents:
         progress = document.get("progress") or {}
-        verdict = ((document.get("report") or {}).get("verdict") or {}).get("arm")
+        verdict = str(((document.get("report") or {}).get("verdict") or {}).get("arm") or NOTHING)
         table.add_row(
             str(document["id"]),
             escape(title(document)),
             Text(headline(document), style=STATE_STYLES.get(str(document["state"]), "")),
             _of(progress.get("trials_done"), progress.get("trials_total")),
-            str(verdict or NOTHING).replace("_", " "),
+            ARM_OF_VERDICT.get(verdict, verdict).replace("_", " "),
             age(str(document["created_at"]), now=now),
         )
     return table

@@ -100,7 +100,7 @@ def running(home: Path, err: Console) -> Iterator[House]:
         host=HOST,
         port=port,
         environment=demo_environment(os.environ),
-        say=lambda text: err.print(text, markup=False, style="yellow"),
+        say=lambda text: err.print(text, markup=False, style="yellow", soft_wrap=True),
     )
     with interrupted_by_sigterm(), house.kept(err.status("Starting API and worker")):
         err.print(f"Limbeck is up: {house.address}", highlight=False)

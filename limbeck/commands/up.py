@@ -32,7 +32,7 @@ def up(
         host=host,
         port=port,
         environment=os.environ,
-        say=lambda text: err.print(text, markup=False, style="yellow"),
+        say=lambda text: err.print(text, markup=False, style="yellow", soft_wrap=True),
     )
     end_on_signals(house)
     try:

@@ -12,6 +12,7 @@ from service.store.session import Session
 from service.store.states import JobState
 from service.store.summaries import TrialSummary
 from service.store.tables import Job
+from service.web.report_view import recommended_arm
 
 PAGE_JOBS = 25
 
@@ -89,7 +90,7 @@ def _row(job: Job, trials: TrialSummary) -> JobRow:
         trials_total=max(progress.get("trials_total") or 0, trials.known) or None,
         stage=progress.get("stage") if job.state is JobState.RUNNING else None,
         best_accuracy=trials.best_accuracy,
-        verdict=((job.report or {}).get("verdict") or {}).get("arm"),
+        verdict=recommended_arm(job.report) if job.report else None,
         created_at=job.created_at,
     )
 

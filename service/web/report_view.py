@@ -51,7 +51,7 @@ def report_view(report: dict[str, Any] | None) -> ReportView | None:
     if report is None:
         return None
     verdict = {"process_kind": None, "longer_sentence": None, **report["verdict"]}
-    winner = ARM_OF_VERDICT.get(verdict["arm"], verdict["arm"])
+    winner = recommended_arm(report)
     labels = {arm["arm"]: arm["label"] for arm in report["arms"]}
     differences = [_with_labels(one, labels) for one in report.get("differences", [])]
     over_tuned = {one["arm"]: one for one in differences if one["baseline"] == "tuned_kd"}
@@ -71,6 +71,12 @@ def report_view(report: dict[str, Any] | None) -> ReportView | None:
         seeds=max((len(arm.runs) for arm in arms), default=0),
         notes=list(report.get("notes", [])),
     )
+
+
+def recommended_arm(report: dict[str, Any]) -> str:
+    """The arm of proof that the verdict recommends."""
+    arm = str(report["verdict"]["arm"])
+    return ARM_OF_VERDICT.get(arm, arm)
 
 
 def _arm_row(arm: dict[str, Any], over_tuned: dict[str, dict[str, Any]], winner: str) -> ArmRow:
