@@ -92,6 +92,7 @@ def test_python(limbeck: Reader) -> None:
     assert (limbeck.folder / "results" / "student.safetensors").is_file()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_rest(limbeck: Reader) -> None:
     (block,) = blocks(SECTIONS["REST"], "bash")
     printed = limbeck.types(block)
