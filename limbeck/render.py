@@ -34,10 +34,17 @@ def report_table(report: Report) -> Table:
     seeds = max((len(arm.runs) for arm in report.arms), default=0)
     images = f" on {report.test_images} test images" if report.test_images else ""
     title = f"Proof: {seeds} seeds{images}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("arm", no_wrap=True)
     table.add_column("accuracy in %\nmean ± sd", justify="right", no_wrap=True)
-    table.add_column("over tuned KD in points\n95% interval", justify="right", no_wrap=True)
+    table.add_column("over tuned KD in\npoints, 95% interval", justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
     table.add_column("finding", justify="right", no_wrap=True)
     winner = ARM_OF_VERDICT.get(report.verdict.arm, report.verdict.arm)
