@@ -49,7 +49,7 @@ SOLE_IMPORTERS = {
 LIGHT = ("limbeck", "limbeck.command", "search.spec")
 TORCH_FREE = ("spec", "plan", "recipe", "records", "problems", "pathway_rules", "strategies", "registry")
 TORCH = {"torch", "torchvision", "timm", "ray"}
-SERVER_ONLY = {"fastapi", "sqlalchemy", "alembic", "uvicorn", "jinja2", "plotly", "structlog"}
+SERVER_ONLY = {"fastapi", "sqlalchemy", "alembic", "uvicorn", "jinja2", "structlog"}
 WORKER_ONLY = TORCH | {"optuna", "numpy", "pandas", "scipy", "sklearn", "safetensors", "psutil"}
 
 BLOCKER = """
