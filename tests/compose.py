@@ -72,7 +72,13 @@ class Stack:
         kind, *command = unescaped(self.services[service]["healthcheck"]["test"])
         if kind == "CMD-SHELL":
             command = ["sh", "-c", *command]
-        checked = subprocess.run(command, env=self.environment(service), capture_output=True, check=False)
+        limit = float(self.services[service]["healthcheck"]["timeout"].removesuffix("s"))
+        try:
+            checked = subprocess.run(
+                command, env=self.environment(service), capture_output=True, check=False, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            return False
         return checked.returncode == 0
 
     def environment(self, service: str) -> dict[str, str]:

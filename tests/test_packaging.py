@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -104,11 +105,17 @@ def required(name: str, extras: set[str]) -> set[str]:
         if canonical(name) in found and extras <= found[canonical(name)]:
             continue
         found.setdefault(canonical(name), set()).update(extras)
-        for line in importlib.metadata.requires(name) or []:
+        for line in requirements_of(name):
             need = Requirement(line)
             if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras | {""}):
                 waiting.append((need.name, set(need.extras)))
     return set(found) - {"limbeck"}
+
+
+def requirements_of(name: str) -> list[str]:
+    """What an installed distribution asks for; a stale folder in the source tree does not count."""
+    (found, *_) = importlib.metadata.distributions(name=name, path=[sysconfig.get_path("purelib")])
+    return found.requires or []
 
 
 def constraint_lines() -> list[str]:
