@@ -47,6 +47,10 @@ class Conductor(Protocol):
         """A trial's process has died; the trial may be assigned again."""
         ...
 
+    def interrupted(self, trial_id: str) -> None:
+        """A trial's process was ended through no fault of its own; the trial is to be assigned again."""
+        ...
+
 
 class NoResourcesError(Exception):
     """No node of the cluster can ever hold one trial; the message says what is asked and what there is."""

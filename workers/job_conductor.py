@@ -115,6 +115,10 @@ class JobConductor:
         message = f"the trial's process died {trial.deaths} times; the last time: {death.message}"
         self._failed(trial, TrialError(code, message), trial.record.device_seconds)
 
+    def interrupted(self, trial_id: str) -> None:
+        """See `Conductor.interrupted`."""
+        self._waiting.appendleft(self._memory[trial_id])
+
     def refuse(self, code: str, message: str) -> None:
         """End the job because what it needs is not there."""
         if self._stage is None:

@@ -44,17 +44,21 @@ class OpenTrial(Protocol):
 
 
 def converse(
-    assignment: Assignment, load: Callable[[], OpenTrial], *, clock: Callable[[], float] = time.monotonic
+    assignment: Assignment,
+    load: Callable[[], OpenTrial],
+    *,
+    node: str = "",
+    clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Message]:
     """All messages of one trial, in order: Started, then Reported and Alive, then Completed or Failed.
 
     `load` imports torch and returns what opens a trial. It is called after the first message, so that the
-    actor counts as at work meanwhile; its seconds are the process's, not the trial's.
+    actor counts as at work meanwhile; its seconds are the process's, not the trial's. `node`: where it is.
     """
     work = _Work(assignment, clock)
     try:
         saved = work.take_up()
-        yield Started(node=platform.node(), process_id=os.getpid(), step=work.step)
+        yield Started(node=node or platform.node(), process_id=os.getpid(), step=work.step)
         open_trial = load()
         work.start_clock()
         yield from work.messages(open_trial, saved)

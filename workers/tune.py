@@ -9,26 +9,33 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
+import re
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.spec import Resources
-from workers.assignment import MESSAGE, Assignment, Completed, Failed, Message, is_last
+from workers.assignment import MESSAGE, Assignment, Completed, Failed, Message, Started, is_last
 from workers.conductor import Answer, ClusterUnreachableError, Conductor, Death, NoResourcesError
 from workers.trial_actor import OpenTrial, converse
 
 OBJECT_STORE_BYTES = 100 * 2**20
 LONGEST_TEMP_DIR = 40
 PR_SET_PDEATHSIG = 1
+# 127.0.0.1 itself Ray replaces by the address of a network interface, which may change while a job runs.
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 WARM_UP = "warm-up"
 WARM = Completed(result={}, files=[], device_seconds=0.0)
 T = TypeVar("T")
@@ -51,7 +58,7 @@ def local_cluster(*, cpus: float | None, gpus: float | None, temp_dir: Path) -> 
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=str(temp_dir),
-        _node_ip_address="127.0.0.1",
+        _node_ip_address=LOOPBACK,
     ):
         yield
 
@@ -153,7 +160,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         yield WARM
 
     def _converse(self, assignment: Assignment) -> None:
-        self._conversation = converse(assignment, self.load)
+        node = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:8]}"
+        self._conversation = converse(assignment, self.load, node=node)
         self._has_gpu = assignment.spec.resources_per_trial.gpus > 0
 
     def step(self) -> dict[str, Any]:
@@ -188,8 +196,23 @@ def execute(
     their resources from then on, so it is meant for a cluster that is this job's alone.
     """
     exchange = _Exchange(conductor, warm_ups=concurrent_trials - 1 if warm_up else 0)
-    tuner = tune.Tuner(
-        tune.with_resources(actor, tune.PlacementGroupFactory([_bundle(resources)])),
+    trainable = tune.with_resources(actor, tune.PlacementGroupFactory([_bundle(resources)]))
+    for number in count():
+        try:
+            _tuner(trainable, exchange, concurrent_trials, storage / str(number)).fit()
+            break
+        except RuntimeError as error:
+            # Tune 2.60 takes the death of a process by Ray's memory monitor for an error of its own.
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            exchange.out_of_memory(str(error))
+    if exchange.error is not None:
+        raise exchange.error
+
+
+def _tuner(trainable: Any, exchange: _Exchange, concurrent_trials: int, storage: Path) -> tune.Tuner:
+    return tune.Tuner(
+        trainable,
         tune_config=tune.TuneConfig(
             search_alg=_PlanSearcher(exchange),
             scheduler=_Scheduler(exchange, keep_actors=concurrent_trials),
@@ -208,9 +231,6 @@ def execute(
             verbose=0,
         ),
     )
-    tuner.fit()
-    if exchange.error is not None:
-        raise exchange.error
 
 
 class _Exchange:
@@ -218,6 +238,8 @@ class _Exchange:
 
     def __init__(self, conductor: Conductor, *, warm_ups: int) -> None:
         self._conductor, self._warm_ups = conductor, warm_ups
+        self._at_work: dict[str, int] = {}
+        self.tune_trials: list[Any] = []
         self.error: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -232,7 +254,10 @@ class _Exchange:
         if self.is_halted:
             return Answer.DONE
         done: Assignment | Answer = Answer.DONE
-        return self._guarded(self._conductor.next_assignment, otherwise=done)
+        answer = self._guarded(self._conductor.next_assignment, otherwise=done)
+        if isinstance(answer, Assignment):
+            self._at_work[answer.trial_id] = 0
+        return answer
 
     def may_warm_up(self) -> bool:
         """Whether another process may be started for trials to come; counts it as started."""
@@ -241,13 +266,38 @@ class _Exchange:
 
     def heard(self, trial: Any, result: dict[str, Any]) -> bool:
         message: Message = MESSAGE.validate_json(result["message"])
-        if self.is_halted or trial.config["trial"] == WARM_UP:
+        trial_id: str = trial.config["trial"]
+        if self.is_halted or trial_id == WARM_UP:
             return True
-        return self._guarded(lambda: self._conductor.heard(trial.config["trial"], message), otherwise=True)
+        if isinstance(message, Started):
+            self._at_work[trial_id] = message.process_id
+        stop = self._guarded(lambda: self._conductor.heard(trial_id, message), otherwise=True)
+        if stop or is_last(message):
+            self._at_work.pop(trial_id, None)
+        return stop
 
-    def lost(self, trial: Any, death: Death) -> None:
-        if not self.is_halted and trial.config["trial"] != WARM_UP:
-            self._guarded(lambda: self._conductor.lost(trial.config["trial"], death), otherwise=None)
+    def lost(self, trial_id: str, death: Death) -> None:
+        self._at_work.pop(trial_id, None)
+        if not self.is_halted and trial_id != WARM_UP:
+            self._guarded(lambda: self._conductor.lost(trial_id, death), otherwise=None)
+
+    def out_of_memory(self, text: str) -> None:
+        """Ray's memory monitor has killed some of the processes at work; the others have been ended, too."""
+        killed = {int(number) for number in re.findall(r"\bpid=(\d+), actual memory used", text)}
+        words = text.removeprefix("Caught unexpected exception: ").strip().splitlines()[0]
+        death = Death(out_of_memory=True, message=words)
+        for trial_id, process_id in list(self._at_work.items()):
+            if process_id in killed or killed.isdisjoint(self._at_work.values()):
+                self.lost(trial_id, death)
+            else:
+                del self._at_work[trial_id]
+                self._conductor.interrupted(trial_id)
+
+    def kill_actors(self) -> None:
+        """A trial may be in the middle of a long step: Tune would wait 10 s for it."""
+        for trial in self.tune_trials:
+            if (actor := trial.temporary_state.ray_actor) is not None:
+                ray.kill(actor)
 
     def _guarded(self, call: Callable[[], T], *, otherwise: T) -> T:
         try:
@@ -314,7 +364,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class _Messages(Callback):  # type: ignore[misc]
-    """Hears each trial's last message, and of its process's death; after a halt kills what is at work."""
+    """Hears each trial's last message, and of its process's death."""
 
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange = exchange
@@ -324,13 +374,10 @@ class _Messages(Callback):  # type: ignore[misc]
             self._exchange.heard(trial, result)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._exchange.lost(trial, _death(trial))
+        self._exchange.lost(trial.config["trial"], _death(trial))
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        if self._exchange.is_halted:
-            for trial in trials:
-                if (actor := trial.temporary_state.ray_actor) is not None:
-                    ray.kill(actor)
+        self._exchange.tune_trials = trials
 
 
 class _Halt(Stopper):  # type: ignore[misc]
@@ -343,15 +390,14 @@ class _Halt(Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
+        if self._exchange.is_halted:
+            self._exchange.kill_actors()
         return self._exchange.is_halted
 
 
 def _death(trial: Any) -> Death:
-    """What Tune wrote of a trial's error; its own reader looks in storage, where the file is not yet."""
+    """From the file that Tune has just written; its own reader looks in storage, where it is not yet."""
     file = Path(trial.local_path, trial.run_metadata.error_filename or "error.txt")
     text = file.read_text() if file.exists() else "its process ended without a word"
-    lines = [line for line in text.splitlines() if line.strip()]
-    return Death(
-        out_of_memory=any(sign in text for sign in ("OutOfMemory", "running low on memory")),
-        message=lines[-1].strip(),
-    )
+    words = [line.strip() for line in text.splitlines() if line.strip()][-1]
+    return Death(out_of_memory=False, message=words.partition(" Some common causes")[0])
