@@ -124,13 +124,15 @@ class Data(SpecModel):
 class Training(SpecModel):
     """How a student is trained. All arms of a job share it."""
 
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt = Field(default=64, description="Images per step.")
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: PositiveFloat = Field(default=3e-3, description="Peak learning rate.")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="SGD's momentum.")
-    nesterov: bool = True
+    nesterov: bool = Field(default=True, description="SGD's Nesterov momentum.")
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
-    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    schedule: Literal["onecycle", "cosine", "constant"] = Field(
+        default="onecycle", description="Of the learning rate, over the whole run."
+    )
     augmentation: Literal["none", "shift", "crop_flip"] = Field(
         default="shift", description="`shift`: random shifts; `crop_flip`: random crop and horizontal flip."
     )
@@ -138,7 +140,9 @@ class Training(SpecModel):
         default=8, description="Different augmented versions of one image; epoch e uses view e mod views."
     )
     report_every_steps: PositiveInt = Field(default=10, description="A row of figures every so many steps.")
-    validate_every_epochs: PositiveInt = 1
+    validate_every_epochs: PositiveInt = Field(
+        default=1, description="Validated, checkpointed and perhaps stopped every so many epochs."
+    )
 
 
 class Range(SpecModel):
@@ -164,13 +168,19 @@ class Space(SpecModel):
         default=["same_depth", "last"],
         description="Which teacher stage may teach which student stage.",
     )
-    transforms: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: ["projection"])
+    transforms: Annotated[list[Name], Field(min_length=1)] = Field(
+        default_factory=lambda: ["projection"], description="What fits the student's map to the teacher's."
+    )
     distances: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)] = Field(
         default_factory=lambda: [["mse"], ["mse", "attention"]],
         description="Each choice is a set of distances; every connection gets one pathway per distance.",
     )
-    logit_losses: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: ["kd"])
-    process_learning_rate: Range = Field(default_factory=lambda: Range(low=0.03, high=0.3))
+    logit_losses: Annotated[list[Name], Field(min_length=1)] = Field(
+        default_factory=lambda: ["kd"], description="Losses on both models' logits."
+    )
+    process_learning_rate: Range = Field(
+        default_factory=lambda: Range(low=0.03, high=0.3), description="Adam's, on the process."
+    )
     update_every_steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default_factory=lambda: [1], description="The process is updated at every so many steps."
     )
@@ -183,10 +193,12 @@ class ProcessSettings(SpecModel):
         default="softplus",
         description="`softplus`: independent weights on unit-scaled losses; `biased_softmax`: DistPro's.",
     )
-    initial_pathway_weight: PositiveFloat = 0.05
-    initial_logit_weight: PositiveFloat = 1.0
-    initial_temperature: Annotated[float, Field(gt=0.1, le=100)] = 2.0
-    learn_temperatures: bool = True
+    initial_pathway_weight: PositiveFloat = Field(default=0.05, description="On the unit-scaled loss.")
+    initial_logit_weight: PositiveFloat = Field(default=1.0, description="Of each logit loss.")
+    initial_temperature: Annotated[float, Field(gt=0.1, le=100)] = Field(
+        default=2.0, description="Of teacher and student."
+    )
+    learn_temperatures: bool = Field(default=True, description="Otherwise they keep the initial one.")
     meta_batch_size: PositiveInt | None = Field(
         default=None, description="By default the training batch size."
     )
@@ -198,7 +210,7 @@ class ProcessSettings(SpecModel):
 class Pruning(SpecModel):
     """Early stopping of search trials by their validation curves (Optuna's median or percentile pruner)."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="Otherwise every search trial runs to its end.")
     percentile: Annotated[float, Field(gt=0, lt=100)] = Field(
         default=50.0, description="A trial goes on only while it is within the best so many percent."
     )
@@ -215,7 +227,7 @@ class Pruning(SpecModel):
 class Search(SpecModel):
     """The search: outside a strategy over discrete choices, inside each trial the hypergradient."""
 
-    strategy: Name = "tpe"
+    strategy: Name = Field(default="tpe", description="What proposes trials: GET /v1/methods lists them.")
     space: Space = Field(default_factory=Space)
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     pruning: Pruning = Field(default_factory=Pruning)
@@ -228,8 +240,10 @@ class Search(SpecModel):
 class Tuning(SpecModel):
     """The random search that tunes KD: temperature and weight of the KL term (cross-entropy weighs 1)."""
 
-    temperature: Range = Field(default_factory=lambda: Range(low=1.0, high=8.0))
-    weight: Range = Field(default_factory=lambda: Range(low=0.3, high=3.0))
+    temperature: Range = Field(
+        default_factory=lambda: Range(low=1.0, high=8.0), description="Of teacher and student."
+    )
+    weight: Range = Field(default_factory=lambda: Range(low=0.3, high=3.0), description="Of the KL term.")
 
 
 class Proof(SpecModel):
@@ -237,9 +251,11 @@ class Proof(SpecModel):
 
     epochs: PositiveInt | None = Field(default=None, description="By default budget.epochs_per_trial.")
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=2, max_length=100)] = (
-        Field(default_factory=lambda: [0, 1, 2, 3, 4])
+        Field(default_factory=lambda: [0, 1, 2, 3, 4], description="One run of every arm per seed.")
     )
-    arms: Annotated[list[Arm], Field(min_length=1)] = Field(default=list(ARMS))
+    arms: Annotated[list[Arm], Field(min_length=1)] = Field(
+        default=list(ARMS), description="student_alone, tuned_kd and searched must be among them."
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> Proof:
@@ -257,19 +273,23 @@ class Budget(SpecModel):
     """Limits of a job. When one is spent the search stops and the job goes to proof with the best so far."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = Field(default=8, description="Search trials at most.")
-    epochs_per_trial: Annotated[int, Field(ge=1, le=100_000)] = 20
+    epochs_per_trial: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=20, description="Of search, tuning and (unless proof.epochs says otherwise) proof."
+    )
     device_seconds: PositiveFloat | None = Field(
         default=None, description="Wall seconds times reserved GPUs (CPU cores where there is no GPU)."
     )
-    wall_seconds: PositiveFloat | None = None
+    wall_seconds: PositiveFloat | None = Field(default=None, description="Of the whole job, by the clock.")
 
 
 class Resources(SpecModel):
     """What Ray reserves for each trial."""
 
-    cpus: Annotated[float, Field(gt=0, le=10_000)] = 1.0
-    gpus: Annotated[float, Field(ge=0, le=1_000)] = 0.0
-    memory_bytes: PositiveInt | None = None
+    cpus: Annotated[float, Field(gt=0, le=10_000)] = Field(default=1.0, description="CPU cores.")
+    gpus: Annotated[float, Field(ge=0, le=1_000)] = Field(
+        default=0.0, description="GPUs; half a GPU lets two trials share one."
+    )
+    memory_bytes: PositiveInt | None = Field(default=None, description="Main memory.")
 
 
 class Objective(SpecModel):

@@ -90,9 +90,17 @@ def _table(model: type[BaseModel]) -> str:
         own = {
             found.__name__ for found in _models_in(field.annotation) if found.__module__ == model.__module__
         }
-        cells = (f"`{name}`", _type(part, own=own), _default(model, name), part.get("description", ""))
+        meaning = part.get("description") or _summary(field.annotation)
+        cells = (f"`{name}`", _type(part, own=own), _default(model, name), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _summary(annotation: Any) -> str:
+    """A field that is a model, and says nothing itself, means what the model's first sentence says."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return ""
+    return (annotation.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
 
 
 def _default(model: type[BaseModel], name: str) -> str:
