@@ -75,11 +75,14 @@ class TestFile:
         assert part["init"] is True
         assert part["shm_size"] == "2gb"
 
-    def test_artifacts_are_shared_by_all_who_read_or_write_them(self, config: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("source", ["artifacts", str(ROOT / "data")])
+    def test_files_are_shared_by_all_who_read_or_write_them(
+        self, config: dict[str, Any], source: str
+    ) -> None:
         sharing = {
             name
             for name, part in config["services"].items()
-            if any(v.startswith("artifacts:") for v in part.get("volumes", []))
+            if any(volume.startswith(f"{source}:") for volume in part.get("volumes", []))
         }
         assert sharing == {"api", *CALCULATING}
 
