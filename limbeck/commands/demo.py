@@ -42,7 +42,7 @@ def demo() -> None:
         try:
             follow(job, err)
         finally:
-            give_up(job)
+            give_up(job, err)
         if job.state != "succeeded":
             raise LimbeckError(f"{outcome(job.document)}\nThe logs are in {home / 'logs'}.")
         show(job, home, house)
@@ -65,16 +65,21 @@ def show(job: Job[Blocking], home: Path, house: House) -> None:
     recipe = results / "recipe.json"
     job.recipe(path=recipe)
     paths = [path for path in job.download(results) if path.name != recipe.name]
-    for name, value in (("recipe", recipe), *(("student", path) for path in paths)):
-        out.print(f"{name}:  {value}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"page:    {house.address}/jobs/{job.id}", markup=False, highlight=False, soft_wrap=True)
-    again = f"LIMBECK_HOME={home} limbeck up"
-    out.print(f"again:   {again} shows it again", markup=False, highlight=False, soft_wrap=True)
+    lines = {
+        "recipe": recipe,
+        **{path.stem: path for path in paths},
+        "page": f"{house.address}/jobs/{job.id}",
+        "again": f"LIMBECK_HOME={home} limbeck up",
+    }
+    out.print()
+    for name, value in lines.items():
+        out.print(f"{name + ':':9}{value}", markup=False, highlight=False, soft_wrap=True)
 
 
-def give_up(job: Job[Blocking]) -> None:
+def give_up(job: Job[Blocking], err: Console) -> None:
     """Cancel a job that is left before its end, so that the next demo does not wait for it."""
     if not job.is_done:
+        err.print("Cancelling the demo's job")
         with suppress(LimbeckError):
             job.cancel()
 
