@@ -22,26 +22,28 @@ Temperature = Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
 class RecipeModel(BaseModel):
     """Base of every part of a recipe: no unknown fields, no non-finite numbers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Stage(RecipeModel):
     """One stage of a model: where feature maps are tapped."""
 
-    index: int
-    channels: int
-    reduction: float = Field(description="Input side over the side of the stage's map.")
+    index: Annotated[int, Field(ge=0)]
+    channels: Annotated[int, Field(gt=0)]
+    reduction: Annotated[float, Field(gt=0)] = Field(
+        description="Side of the data's images over the side of the stage's map."
+    )
     depth: float = Field(ge=0, le=1, description="Relative depth: 0 the first stage, 1 the last.")
 
 
 class Pathway(RecipeModel):
     """One feature-distillation loss: teacher stage -> student stage through a transform, by a distance."""
 
-    teacher: int = 0
-    teacher_stage: Annotated[int, Field(ge=0)]
-    student_stage: Annotated[int, Field(ge=0)]
-    transform: str
-    distance: str
+    teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")
+    teacher_stage: Annotated[int, Field(ge=0)] = Field(description="Index of the teacher's stage.")
+    student_stage: Annotated[int, Field(ge=0)] = Field(description="Index of the student's stage.")
+    transform: str = Field(description="What fits the student's map to the teacher's.")
+    distance: str = Field(description="Between the transformed map and the teacher's.")
     scale: float | None = Field(
         default=None,
         description="The loss's value at the search's first step; a replay measures its own (floor 1e-8).",
@@ -50,14 +52,15 @@ class Pathway(RecipeModel):
     @property
     def name(self) -> str:
         """A short readable name, unique inside a process."""
-        return f"t{self.teacher_stage}-s{self.student_stage}/{self.transform}/{self.distance}"
+        of = f"{self.teacher}:" if self.teacher else ""
+        return f"{of}t{self.teacher_stage}-s{self.student_stage}/{self.transform}/{self.distance}"
 
 
 class LogitLoss(RecipeModel):
     """A loss on both models' logits."""
 
-    name: str = "kd"
-    teacher: int = 0
+    name: str = Field(default="kd", description="A registered logit loss.")
+    teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")
 
 
 class Point(RecipeModel):
@@ -84,6 +87,9 @@ class Process(RecipeModel):
         progress = [point.progress for point in self.points]
         if progress != sorted(set(progress)):
             raise ValueError("points must be in strictly increasing order of progress")
+        names = [pathway.name for pathway in self.pathways]
+        if len(set(names)) != len(names):
+            raise ValueError("no two pathways may have the same stages, transform and distance")
         for point in self.points:
             expected = (len(self.logit_losses),) * 3 + (len(self.pathways),)
             found = tuple(
@@ -112,7 +118,7 @@ class TaskModel(RecipeModel):
     """A model of the task, as it was."""
 
     model: str
-    parameters: int
+    parameters: Annotated[int, Field(ge=0)]
     stages: list[Stage]
     weights_sha256: str | None = None
 
@@ -151,9 +157,16 @@ class Recipe(RecipeModel):
     process: Process
     epochs: Annotated[int, Field(gt=0)]
     training: Training
-    spec: JobSpec
+    spec: JobSpec = Field(description="What was asked for, without name, labels and metadata.")
     evidence: dict[str, JsonValue] = Field(description="The job's report: arms, differences, verdict.")
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _teachers_exist(self) -> Recipe:
+        asked = [loss.teacher for loss in (*self.process.logit_losses, *self.process.pathways)]
+        if asked and max(asked) >= len(self.task.teachers):
+            raise ValueError(f"a loss names teacher {max(asked)}, but there are {len(self.task.teachers)}")
+        return self
 
     def to_json(self) -> str:
         """The document as text; keys in schema order, no NaN."""

@@ -31,6 +31,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 PositiveInt = Annotated[int, Field(gt=0, le=10**12)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
 Label = Annotated[str, Field(max_length=200)]
+NameSet = Annotated[list[Name], Field(min_length=1, max_length=16)]
 
 
 class SpecModel(BaseModel):
@@ -163,20 +164,23 @@ class Space(SpecModel):
     """The discrete choices and ranges that the strategy searches; each trial takes one of each."""
 
     connections: Annotated[
-        list[Literal["same_depth", "last", "same_or_deeper", "all"]], Field(min_length=1)
+        list[Literal["none", "last", "same_depth", "same_or_deeper", "all"]], Field(min_length=1)
     ] = Field(
         default=["same_depth", "last"],
-        description="Which teacher stage may teach which student stage.",
+        description="Which teacher stage may teach which student stage; `none`: the logits alone teach.",
     )
-    transforms: Annotated[list[Name], Field(min_length=1)] = Field(
-        default_factory=lambda: ["projection"], description="What fits the student's map to the teacher's."
+    transforms: Annotated[list[NameSet], Field(min_length=1)] = Field(
+        default_factory=lambda: [["projection"]],
+        description="What fits the student's map to the teacher's. Each choice is a set of transforms; every "
+        "connection gets one pathway per transform and distance.",
     )
-    distances: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)] = Field(
+    distances: Annotated[list[NameSet], Field(min_length=1)] = Field(
         default_factory=lambda: [["mse"], ["mse", "attention"]],
-        description="Each choice is a set of distances; every connection gets one pathway per distance.",
+        description="Each choice is a set of distances.",
     )
-    logit_losses: Annotated[list[Name], Field(min_length=1)] = Field(
-        default_factory=lambda: ["kd"], description="Losses on both models' logits."
+    logit_losses: Annotated[list[Annotated[list[Name], Field(max_length=16)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [["kd"]],
+        description="Losses on both models' logits. Each choice is a set of losses; an empty one is allowed.",
     )
     process_learning_rate: Range = Field(
         default_factory=lambda: Range(low=0.03, high=0.3), description="Adam's, on the process."
@@ -195,8 +199,8 @@ class ProcessSettings(SpecModel):
     )
     initial_pathway_weight: PositiveFloat = Field(default=0.05, description="On the unit-scaled loss.")
     initial_logit_weight: PositiveFloat = Field(default=1.0, description="Of each logit loss.")
-    initial_temperature: Annotated[float, Field(gt=0.1, le=100)] = Field(
-        default=2.0, description="Of teacher and student."
+    initial_temperature: Annotated[float, Field(gt=1, le=100)] = Field(
+        default=2.0, description="Of teacher and student; learned temperatures stay above 1."
     )
     learn_temperatures: bool = Field(default=True, description="Otherwise they keep the initial one.")
     meta_batch_size: PositiveInt | None = Field(
@@ -243,7 +247,7 @@ class Tuning(SpecModel):
     temperature: Range = Field(
         default_factory=lambda: Range(low=1.0, high=8.0), description="Of teacher and student."
     )
-    weight: Range = Field(default_factory=lambda: Range(low=0.3, high=3.0), description="Of the KL term.")
+    weight: Range = Field(default_factory=lambda: Range(low=0.1, high=10.0), description="Of the KL term.")
 
 
 class Proof(SpecModel):
@@ -286,8 +290,9 @@ class Resources(SpecModel):
     """What Ray reserves for each trial."""
 
     cpus: Annotated[float, Field(gt=0, le=10_000)] = Field(default=1.0, description="CPU cores.")
-    gpus: Annotated[float, Field(ge=0, le=1_000)] = Field(
-        default=0.0, description="GPUs; half a GPU lets two trials share one."
+    gpus: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="GPUs; half a GPU lets two trials share one. A trial on several is not supported yet.",
     )
     memory_bytes: PositiveInt | None = Field(default=None, description="Main memory.")
 
@@ -306,6 +311,30 @@ class Objective(SpecModel):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is not supported yet; leave it out")
         return self
+
+
+class Transfer(SpecModel):
+    """Whether a stored recipe is used, and how. In a spec its `source` alone may stand for it."""
+
+    source: Annotated[str, Field(max_length=100)] = Field(
+        default="off", description="`off`; reserved: `auto`, or a recipe's id."
+    )
+    mode: Literal["auto", "reuse", "warm_start"] = Field(
+        default="auto",
+        description="Reserved: `reuse` goes straight to proof, `warm_start` shortens the search.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("source")
+    @classmethod
+    def _later(cls, value: str) -> str:
+        if value != "off":
+            raise ValueError("transfer is not supported yet; use `off`")
+        return value
 
 
 class JobSpec(SpecModel):
@@ -327,8 +356,9 @@ class JobSpec(SpecModel):
         default=None,
         description="Teacher's least validation accuracy; by default 1.5 times the majority-class rate.",
     )
-    transfer: Annotated[str, Field(max_length=100)] = Field(
-        default="off", description="Reserved: `auto` or a recipe id."
+    transfer: Transfer = Field(
+        default_factory=lambda: Transfer(),
+        description="Reserved: `off`, `auto` or a recipe id will do for it.",
     )
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=64)
     metadata: dict[Label, JsonValue] = Field(default_factory=dict, max_length=64)
@@ -338,13 +368,6 @@ class JobSpec(SpecModel):
     def _one_teacher_for_now(cls, value: list[Teacher]) -> list[Teacher]:
         if len(value) > 1:
             raise ValueError("several teachers are not supported yet; give one")
-        return value
-
-    @field_validator("transfer")
-    @classmethod
-    def _transfer_later(cls, value: str) -> str:
-        if value != "off":
-            raise ValueError("transfer is not supported yet; use `off`")
         return value
 
     @property

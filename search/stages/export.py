@@ -76,7 +76,7 @@ def write_recipe(setting: TrialSetting, parameters: ExportParameters) -> Recipe:
         process=run.process,
         epochs=run.epochs,
         training=spec.training,
-        spec=spec,
+        spec=spec.model_copy(update={"name": None, "labels": {}, "metadata": {}}),
         evidence=parameters.report,
         provenance=Provenance(
             job_id=setting.places.job_id,
