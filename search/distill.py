@@ -102,10 +102,12 @@ class Distillation:
         """
         while self.step < self.total_steps:
             started = time.perf_counter()
-            figures = self._update()
+            read_figures = self._update()
             self.step += 1
+            # Figures are read from the device only when due: reading them waits for it.
+            figures = read_figures() if self._is_report_due or self._is_validation_due else None
             self.seconds += time.perf_counter() - started
-            yield self._report(figures)
+            yield self._report(figures) if figures is not None else None
 
     def _update(self) -> Callable[[], dict[str, float]]:
         progress = self.step / self.total_steps
@@ -114,14 +116,14 @@ class Distillation:
         random_seed = mix(self.seed, 2, self.step)
         with self._randomness(random_seed):
             logits, maps = self.student.forward_taps(batch.images, self.losses.student_stages)
-        loss, cross_entropy = self.losses.total(
-            effective,
-            student_logits=logits,
-            teacher_logits=batch.teacher_logits,
-            student_maps=maps,
-            teacher_maps=batch.teacher_maps,
-            targets=batch.targets,
-        )
+            loss, cross_entropy = self.losses.total(
+                effective,
+                student_logits=logits,
+                teacher_logits=batch.teacher_logits,
+                student_maps=maps,
+                teacher_maps=batch.teacher_maps,
+                targets=batch.targets,
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         learn = self.parameters.learn
@@ -207,21 +209,23 @@ class Distillation:
     def _randomness(self, seed: int) -> _Seeded:
         return _Seeded(seed, self.device)
 
-    def _report(self, figures: Callable[[], dict[str, float]]) -> Report | None:
-        """Figures are read from the device only when due: reading them waits for it."""
-        is_last = self.step == self.total_steps
-        is_epoch_end = self.step % self.steps_per_epoch == 0
-        epoch = self.step // self.steps_per_epoch
-        due = is_epoch_end and epoch % self.training.validate_every_epochs == 0
-        is_validation = self.material.validate is not None and (due or is_last)
-        if not (is_validation or is_last or self.step % self.training.report_every_steps == 0):
-            return None
-        named = figures()
+    @property
+    def _is_validation_due(self) -> bool:
+        epoch, beyond = divmod(self.step, self.steps_per_epoch)
+        is_due = beyond == 0 and epoch % self.training.validate_every_epochs == 0
+        return self.material.validate is not None and (is_due or self.step == self.total_steps)
+
+    @property
+    def _is_report_due(self) -> bool:
+        return self.step % self.training.report_every_steps == 0 or self.step == self.total_steps
+
+    def _report(self, figures: dict[str, float]) -> Report:
+        is_validation = self._is_validation_due
         if is_validation and self.material.validate is not None:
-            named |= self.material.validate(self.student)
+            figures = figures | self.material.validate(self.student)
             self.student.train()
-        require_finite(named, step=self.step)
-        return Report(self.step, self.step / self.steps_per_epoch, named, is_validation)
+        require_finite(figures, step=self.step)
+        return Report(self.step, self.step / self.steps_per_epoch, figures, is_validation)
 
     def recorded(self) -> Process:
         """The process as replayed or as learned so far, with the scales measured."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from search.arms import plain_kd
 from search.local import LocalJob
 from search.options import (
     SMALL_EVALUATION_IMAGES,
@@ -40,8 +41,9 @@ from search.options import (
 )
 from search.plan import teacher_proposal
 from search.problems import SearchProblem
-from search.recipe import Recipe, constant
+from search.recipe import Recipe
 from search.records import Proposal, RunParameters, RunResult, StageName, TrialKey, TrialRecord, TrialState
+from search.registry import load_everything
 
 
 def distill(
@@ -96,6 +98,7 @@ def main(
     device: DeviceOption = None,
 ) -> None:
     """Train a student by a recipe's process, or by plain KD (0.1 cross-entropy, 0.9 KL, T = 4)."""
+    load_everything()
     try:
         given = read_recipe(recipe)
         spec = make_spec(
@@ -109,9 +112,7 @@ def main(
             epochs=epochs,
             max_steps=max_steps,
         )
-        process = (
-            given.process if given else constant(cross_entropy_weight=0.1, logit_loss="kd", logit_weight=0.9)
-        )
+        process = given.process if given else plain_kd()
         run = RunParameters(
             process=process,
             epochs=epochs or (given.epochs if given else spec.proof_epochs),

@@ -11,6 +11,7 @@ from torch.nn import functional
 from search.data import ImageSet, as_float
 
 CALIBRATION_BINS = 15
+EVALUATION_BATCH = 512
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from search.history import History
 from search.local import LocalJob
 from search.options import (
     SMALL_EVALUATION_IMAGES,
@@ -37,12 +38,14 @@ from search.options import (
     make_spec,
     read_recipe,
 )
-from search.plan import best_search_trial, searched_run
+from search.plan import EXPORT_KEY, searched_run
 from search.problems import SearchProblem
+from search.proof_runs import what_search_found
 from search.recipe import Recipe
-from search.records import ExportParameters, Proposal, StageName, TrialKey, TrialRecord
+from search.records import ExportParameters, Proposal, StageName, TrialRecord
+from search.registry import load_everything
 from search.stages.export import write_recipe
-from search.trial import TrialSetting
+from search.trial import TrialSetting, device_for
 
 
 def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
@@ -51,22 +54,27 @@ def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
     Raises SearchProblem when nothing could be found.
     """
     job.run(until=StageName.TUNING)
-    best = best_search_trial(job.records)
-    run = searched_run(job.spec, job.records)
+    found = what_search_found(History(job.records))
     evidence: dict[str, Any] = {
-        "validation_accuracy": (best.result or {})["accuracy"],
+        "validation_accuracy": (found.replay.result or {})["accuracy"],
+        "replayed": found.kind.value,
         "trials": [
             {"key": str(record.key), "state": record.state.value, "device_seconds": record.device_seconds}
             for record in job.records
         ],
     }
+    run = searched_run(job.spec, job.records)
     parameters = ExportParameters(arm="searched", seed=0, run=run, report=evidence)
-    key = TrialKey(StageName.EXPORT, "export", 0, 0)
-    proposal = Proposal(key, parameters.model_dump(mode="json"))
+    document = parameters.model_dump(mode="json")
     setting = TrialSetting(
-        job.spec, key, proposal.parameters, job.places(proposal), job.threads, job.device or "cpu"
+        job.spec,
+        EXPORT_KEY,
+        document,
+        job.places(Proposal(EXPORT_KEY, document)),
+        job.threads,
+        device_for(job.spec, job.device),
     )
-    return write_recipe(setting, parameters), job.records
+    return write_recipe(setting, parameters, proof_seeds=[]), job.records
 
 
 def main(
@@ -88,6 +96,7 @@ def main(
     device: DeviceOption = None,
 ) -> None:
     """Search for the distillation process of a pair, and write it as a recipe."""
+    load_everything()
     try:
         given = read_recipe(recipe)
         spec = make_spec(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.costs import devices_per_trial
 from search.distill import Report
 from search.plan import next_trials, should_stop
 from search.problems import SearchProblem
@@ -131,7 +132,5 @@ class LocalJob:
         return None
 
     def _updated(self, record: TrialRecord, started: float, **changes: Any) -> TrialRecord:
-        seconds = (time.perf_counter() - started) * (
-            self.spec.resources_per_trial.gpus or self.spec.resources_per_trial.cpus
-        )
+        seconds = (time.perf_counter() - started) * devices_per_trial(self.spec)
         return TrialRecord(**{**record.__dict__, **changes, "device_seconds": seconds})

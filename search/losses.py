@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from search.logits import build_logit_loss
 from search.pathways import build_pathway
+from search.problems import SearchProblem
 from search.process import Effective
 from search.recipe import Process, Stage
+from search.registry import Kind, UnknownMethodError, get
 
 SCALE_FLOOR = 1e-8
 
@@ -30,6 +32,7 @@ class DistillationLosses(nn.Module):
 
     def __init__(self, process: Process, *, teacher: list[Stage], student: list[Stage], seed: int) -> None:
         super().__init__()
+        require_fitting(process, teacher=teacher, student=student)
         self.process = process
         self.teacher_stages = sorted({pathway.teacher_stage for pathway in process.pathways})
         self.student_stages = sorted({pathway.student_stage for pathway in process.pathways})
@@ -109,6 +112,9 @@ class DistillationLosses(nn.Module):
         """The training loss, and the cross-entropy within it; both scalars."""
         cross_entropy = F.cross_entropy(student_logits, targets)
         loss = effective.cross_entropy_weight * cross_entropy
+        if len(self.process.pathways):
+            values = self.pathway_losses(student_maps, teacher_maps)
+            loss = loss + values @ effective.pathway_weights.to(values)
         logit_losses = self.logit_losses(
             student_logits,
             teacher_logits,
@@ -118,7 +124,32 @@ class DistillationLosses(nn.Module):
         )
         for weight, value in zip(effective.logit_weights.tolist(), logit_losses, strict=True):
             loss = loss + weight * value
-        if len(self.process.pathways):
-            values = self.pathway_losses(student_maps, teacher_maps)
-            loss = loss + values @ effective.pathway_weights.to(values)
         return loss, cross_entropy
+
+
+def require_fitting(process: Process, *, teacher: list[Stage], student: list[Stage]) -> None:
+    """Raise SearchProblem unless these models have the stages of every pathway, and its methods are known."""
+    for pathway in process.pathways:
+        for role, index, stages in (
+            ("teacher", pathway.teacher_stage, teacher),
+            ("student", pathway.student_stage, student),
+        ):
+            if index >= len(stages):
+                raise SearchProblem(
+                    f"pathway {pathway.name} asks for stage {index} of the {role}, which has {len(stages)}: "
+                    "the process was found for other models; search one for these",
+                    code="pathway_does_not_fit",
+                )
+    asked = [loss.teacher for loss in process.logit_losses] + [p.teacher for p in process.pathways]
+    if any(asked):
+        raise SearchProblem("several teachers are not supported yet", code="pathway_does_not_fit")
+    kinds = [(Kind.LOGIT_LOSS, loss.name) for loss in process.logit_losses]
+    kinds += [(Kind.TRANSFORM, pathway.transform) for pathway in process.pathways]
+    kinds += [(Kind.DISTANCE, pathway.distance) for pathway in process.pathways]
+    for kind, name in kinds:
+        try:
+            get(kind, name)
+        except UnknownMethodError as error:
+            raise SearchProblem(
+                f"{error}; is a plug-in missing that the process needs?", code="unknown_method"
+            ) from error

@@ -113,7 +113,7 @@ def export_student(model: TappedModel, path: Path, metadata: Mapping[str, str]) 
 
     The file's metadata hold the model's name, classes, channels and preprocessing, beside what is given. A
     model of fixed size that was built for the data's size needs `img_size=` too; the metadata say which.
-    The logits are then the same to the bit, for attention where timm's fused attention is off.
+    The logits are then the same to the bit.
     """
     own = {
         "model": model.name,

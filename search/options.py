@@ -55,7 +55,7 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of t
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; the bits of a result depend on them.")
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
 
 
 def data_name(data: str | None) -> str | None:

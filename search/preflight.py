@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from search.data import Dataset, majority_rate
-from search.evaluate import evaluate
+from search.evaluate import EVALUATION_BATCH, evaluate
 from search.models import TappedModel, weights_sha256
 from search.problems import SearchProblem
 from search.records import PreflightResult
@@ -16,7 +16,6 @@ from search.spec import JobSpec
 
 FLOOR_FACTOR = 1.5
 KINDS = ("student_alone", "kd", "pathways", "search")
-EVALUATION_BATCH = 256
 
 Measure = Callable[[str], float]
 """Seconds of one step of a kind of run (one of KINDS)."""

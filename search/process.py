@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from search.hypergradient import HyperGradient
+from search.problems import SearchProblem
 from search.recipe import Point, Process
 from search.records import Learning
 from search.registry import Kind, get, register
@@ -94,7 +95,11 @@ class BiasedSoftmax:
         share = weights / max(len(weights), 1)
         rest = 1.0 - share.sum()
         if rest <= 0:
-            raise ValueError("biased_softmax needs starting weights below 1 on average")
+            raise SearchProblem(
+                "biased_softmax needs starting weights below 1 on average: lower "
+                "search.process.initial_pathway_weight",
+                code="bad_start",
+            )
         return torch.log(share / rest) + 1.0
 
 
@@ -141,7 +146,11 @@ class LearnedProcess:
         return effective
 
     def update(self, gradient: HyperGradient) -> None:
-        """One Adam step on the process; `gradient` is with respect to the effective values."""
+        """One Adam step on the process; `gradient` is with respect to the effective values.
+
+        Raises NonFiniteFigure for a gradient that is not finite.
+        """
+        gradient.require_finite()
         logit, pathway, teacher, student = self._effective()
         scalar = (logit * gradient.logit_weights).sum() + (pathway * gradient.pathway_weights).sum()
         if self.learning.learn_temperatures:

@@ -163,7 +163,8 @@ class Recipe(RecipeModel):
 
     @model_validator(mode="after")
     def _teachers_exist(self) -> Recipe:
-        asked = [loss.teacher for loss in (*self.process.logit_losses, *self.process.pathways)]
+        asked = [loss.teacher for loss in self.process.logit_losses]
+        asked += [pathway.teacher for pathway in self.process.pathways]
         if asked and max(asked) >= len(self.task.teachers):
             raise ValueError(f"a loss names teacher {max(asked)}, but there are {len(self.task.teachers)}")
         return self

@@ -19,7 +19,8 @@ class TappedModel(nn.Module):
     """A timm network that takes images in [0, 1] of the data's size, and can be tapped at its stages.
 
     Resizing and normalisation happen inside; the network's own state is all that is ever exported. Usable by
-    `torch.func.functional_call` and under forward-mode AD: no fused attention, no in-place activations.
+    `torch.func.functional_call` and, with the mathematical attention kernel, under forward-mode AD: there are
+    no in-place activations.
     """
 
     mean: Tensor
@@ -97,11 +98,9 @@ class TappedModel(nn.Module):
 
 
 def prepare(network: nn.Module) -> None:
-    """Fused attention has no forward-mode derivative; in-place activations would overwrite tapped maps."""
+    """In-place activations would overwrite tapped maps, and forward-mode derivatives."""
     module: Any
     for module in network.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False
 

@@ -84,6 +84,8 @@ class TeacherCache:
 
     def logits(self, indices: Tensor, view: int) -> Tensor:
         """Logits float32 (B, K) of these images' version in this view, on the CPU."""
+        if self.key.policy == "none":
+            view = 0  # all views are the images themselves
         if view not in self._opened:
             self._opened[view] = self._open(view)
         return torch.from_numpy(self._opened[view][indices.cpu().numpy()])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import torch
 
 from search.checkpoint import from_bytes
 from search.distill import Report
+from search.problems import SearchProblem
 from search.records import StageName, TrialKey
 from search.spec import JobSpec
 
@@ -55,6 +57,14 @@ class TrialRun(Protocol):
         ...
 
 
+class Purpose(IntEnum):
+    """What a seed is for. Equal seeds of a spec must not give teacher, search and proof the same weights."""
+
+    TEACHER = 0
+    SEARCH = 1
+    PROOF = 2
+
+
 @dataclass(frozen=True)
 class TrialSetting:
     """What every stage needs to know."""
@@ -89,8 +99,9 @@ def open_trial(
     from search.stages import export, preflight, student, teacher
 
     torch.set_num_threads(threads)
-    chosen = device or ("cuda" if spec.resources_per_trial.gpus > 0 and torch.cuda.is_available() else "cpu")
-    setting = TrialSetting(spec, key, parameters, places, threads, chosen, max_steps, evaluation_limit)
+    setting = TrialSetting(
+        spec, key, parameters, places, threads, device_for(spec, device), max_steps, evaluation_limit
+    )
     saved = from_bytes(state) if state is not None else None
     match key.stage:
         case StageName.TEACHER:
@@ -101,3 +112,20 @@ def open_trial(
             return student.StudentRun(setting, saved)
         case StageName.EXPORT:
             return export.ExportRun(setting)
+
+
+def device_for(spec: JobSpec, device: str | None) -> str:
+    """The device that was asked for; by default CUDA where the spec asks for a GPU, else the CPU.
+
+    Raises SearchProblem `device_unavailable` where it cannot be used.
+    """
+    chosen = device or ("cuda" if spec.resources_per_trial.gpus > 0 else "cpu")
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SearchProblem(
+            f"the device {chosen!r} cannot be used here: {str(error).splitlines()[0]}; choose `cpu`, or set "
+            "resources_per_trial.gpus to 0",
+            code="device_unavailable",
+        ) from error
+    return chosen

@@ -7,10 +7,12 @@ and random state as they were.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from search.problems import NonFiniteFigure
 
 if TYPE_CHECKING:
     from search.losses import DistillationLosses
@@ -26,6 +28,15 @@ class HyperGradient:
     pathway_weights: Tensor  # (P,)
     teacher_temperatures: Tensor  # (L,)
     student_temperatures: Tensor  # (L,)
+
+    def require_finite(self) -> None:
+        """Raise NonFiniteFigure naming the part that is not finite."""
+        for part in fields(self):
+            if not bool(getattr(self, part.name).isfinite().all()):
+                raise NonFiniteFigure(
+                    f"the hypergradient of the {part.name.replace('_', ' ')} is not finite: lower the "
+                    "learning rate or that of the process"
+                )
 
 
 @dataclass(frozen=True)

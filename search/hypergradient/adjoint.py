@@ -25,7 +25,7 @@ def step_adjoint(
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     adjoint = _adjoints.get(type(optimizer))
     if adjoint is None:
-        raise TypeError(f"no adjoint is known for {type(optimizer).__name__}; use SGD, Adam or AdamW")
+        raise TypeError(f"no adjoint is known for {type(optimizer).__name__}; use SGD or AdamW")
     return [
         adjoint(groups[id(parameter)], optimizer.state[parameter], parameter, vector)
         for parameter, vector in zip(parameters, vectors, strict=True)
@@ -39,14 +39,12 @@ def _sgd(group: dict, state: dict, parameter: Tensor, vector: Tensor) -> Tensor:
     return vector * (-float(group["lr"]) * factor)
 
 
-def _adam(group: dict, state: dict, parameter: Tensor, vector: Tensor) -> Tensor:  # type: ignore[type-arg]
+def _adamw(group: dict, state: dict, parameter: Tensor, vector: Tensor) -> Tensor:  # type: ignore[type-arg]
     """m_hat / (sqrt(v_hat) + eps), differentiated by the gradient in both moments."""
     gradient = parameter.grad
     assert gradient is not None
     beta1, beta2 = group["betas"]
     step = float(state["step"])
-    if group.get("amsgrad"):
-        raise TypeError("AMSGrad's maximum has no adjoint here; use plain Adam or AdamW")
     correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
     mean = state["exp_avg"] / correction1
     root = (state["exp_avg_sq"] / correction2).sqrt()
@@ -61,4 +59,4 @@ def _adam(group: dict, state: dict, parameter: Tensor, vector: Tensor) -> Tensor
     return vector * slope
 
 
-_adjoints = {torch.optim.SGD: _sgd, torch.optim.Adam: _adam, torch.optim.AdamW: _adam}
+_adjoints = {torch.optim.SGD: _sgd, torch.optim.AdamW: _adamw}

@@ -16,6 +16,7 @@ from functools import cache
 import torch
 import torch.autograd.forward_ad as fwd
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from search.hypergradient import HyperGradient, Lookahead
 from search.models import TappedModel
@@ -51,7 +52,13 @@ def exact(lookahead: Lookahead) -> HyperGradient:
     """One forward-mode pass of the student and the losses, then one small backward pass on the logits."""
     losses, batch = lookahead.losses, lookahead.batch
     _silence_torch()
-    with torch.no_grad(), torch.random.fork_rng(devices=_devices(batch.images)), fwd.dual_level():
+    # Fused attention has no forward-mode derivative; the mathematical one is the same function.
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=_devices(batch.images)),
+        sdpa_kernel(SDPBackend.MATH),
+        fwd.dual_level(),
+    ):
         torch.manual_seed(lookahead.random_seed)
         duals = {name: _dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()}
         logits, maps = call_with(lookahead.student, losses.student_stages, duals, batch.images)

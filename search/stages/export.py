@@ -10,12 +10,12 @@ from importlib.metadata import version
 
 from search.checkpoint import to_bytes
 from search.distill import Report
-from search.evaluate import evaluate
+from search.evaluate import EVALUATION_BATCH, evaluate
 from search.models import TappedModel
 from search.problems import SearchProblem
 from search.recipe import Provenance, Recipe, Task, TaskModel
 from search.records import ExportParameters, ExportResult
-from search.stages.material import EVALUATION_BATCH, build, dataset_of, teacher_of
+from search.stages.material import build, dataset_of, teacher_of
 from search.trial import Outcome, TrialSetting
 
 VERSIONED = ("limbeck", "torch", "torchvision", "timm", "numpy", "optuna")
@@ -47,7 +47,7 @@ class ExportRun:
         found = evaluate(
             student, self.dataset.splits["test"], batch_size=EVALUATION_BATCH, device=self.setting.device
         )
-        recipe = write_recipe(self.setting, self.parameters)
+        recipe = write_recipe(self.setting, self.parameters, proof_seeds=self.setting.spec.proof.seeds)
         recipe_file = places.trial_directory / "recipe.json"
         recipe_file.write_text(recipe.to_json())
         result = ExportResult(accuracy=found.accuracy, recipe=recipe.model_dump(mode="json"))
@@ -56,11 +56,11 @@ class ExportRun:
         )
 
 
-def write_recipe(setting: TrialSetting, parameters: ExportParameters) -> Recipe:
+def write_recipe(setting: TrialSetting, parameters: ExportParameters, *, proof_seeds: list[int]) -> Recipe:
     """The recipe of a run: its task as it was, its process, its evidence, and what exact repetition needs."""
     spec, run = setting.spec, parameters.run
     dataset = dataset_of(setting)
-    teacher = teacher_of(setting, split="test")
+    teacher = teacher_of(setting)
     return Recipe(
         arm=parameters.arm,
         task=Task(
@@ -85,7 +85,7 @@ def write_recipe(setting: TrialSetting, parameters: ExportParameters) -> Recipe:
             device=setting.device,
             threads=setting.threads,
             search_seed=spec.search.seed,
-            proof_seeds=spec.proof.seeds,
+            proof_seeds=proof_seeds,
         ),
     )
 

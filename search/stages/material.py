@@ -9,13 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from search.data import Dataset, ImageSet, open_dataset
-from search.evaluate import evaluate, predict
+from search.evaluate import EVALUATION_BATCH, evaluate, predict
 from search.models import TappedModel, Weights, build_model, weights_sha256
 from search.problems import SearchProblem
 from search.spec import JobSpec, Splits
 from search.trial import TrialSetting
-
-EVALUATION_BATCH = 512
 
 
 def dataset_of(setting: TrialSetting) -> Dataset:
@@ -63,45 +61,61 @@ def build(spec: JobSpec, dataset: Dataset, model: str, *, seed: int, weights: We
 
 @dataclass(frozen=True)
 class LoadedTeacher:
-    """The job's teacher, and its logits on one split, unaugmented."""
+    """The job's teacher as its trial stored it."""
 
     model: TappedModel
-    logits: Tensor
     weights_sha256: str
 
 
-def teacher_of(setting: TrialSetting, *, split: str) -> LoadedTeacher:
-    """The teacher that this job's teacher trial stored, with its logits on `split`."""
-    file = setting.places.teacher_file
+@dataclass(frozen=True)
+class _TeacherKey:
+    """All that a loaded teacher depends on."""
+
+    document: str
+    datasets_file: Path | None
+    cache_directory: Path
+    file: Path
+    changed: int
+    device: str
+
+
+def teacher_of(setting: TrialSetting) -> LoadedTeacher:
+    """The teacher that this job's teacher trial stored."""
+    return _teacher(_teacher_key(setting))
+
+
+def teacher_logits(setting: TrialSetting, *, split: str) -> Tensor:
+    """Its logits (N, K) on the images of a split, unaugmented, on the CPU."""
+    return _teacher_logits(_teacher_key(setting), split)
+
+
+def _teacher_key(setting: TrialSetting) -> _TeacherKey:
+    places, file = setting.places, setting.places.teacher_file
     if file is None:
         raise SearchProblem("the job's teacher trial has not stored its weights yet", code="teacher_missing")
     document = setting.spec.model_dump_json(include={"teachers", "student", "data"})
     changed = file.stat().st_mtime_ns
-    places = setting.places
-    return _teacher(
-        document, places.datasets_file, places.cache_directory, file, changed, split, setting.device
+    return _TeacherKey(document, places.datasets_file, places.cache_directory, file, changed, setting.device)
+
+
+def _dataset_of(key: _TeacherKey) -> Dataset:
+    data = JobSpec.model_validate_json(key.document).data
+    return _dataset(
+        data.name, data.splits.model_dump_json(), key.datasets_file, data.input_size, key.cache_directory
     )
+
+
+@lru_cache(maxsize=2)
+def _teacher(key: _TeacherKey) -> LoadedTeacher:
+    spec = JobSpec.model_validate_json(key.document)
+    model = build(spec, _dataset_of(key), spec.teacher.model, seed=0, weights=key.file).eval()
+    return LoadedTeacher(model.to(key.device), weights_sha256(model))
 
 
 @lru_cache(maxsize=4)
-def _teacher(
-    document: str,
-    datasets_file: Path | None,
-    cache_directory: Path,
-    file: Path,
-    changed: int,
-    split: str,
-    device: str,
-) -> LoadedTeacher:
-    spec = JobSpec.model_validate_json(document)
-    data = spec.data
-    dataset = _dataset(
-        data.name, data.splits.model_dump_json(), datasets_file, data.input_size, cache_directory
-    )
-    model = build(spec, dataset, spec.teacher.model, seed=0, weights=file).eval()
-    model.to(device)
-    logits = predict(model, dataset.splits[split].images, batch_size=EVALUATION_BATCH, device=device).cpu()
-    return LoadedTeacher(model, logits, weights_sha256(model))
+def _teacher_logits(key: _TeacherKey, split: str) -> Tensor:
+    images = _dataset_of(key).splits[split].images
+    return predict(_teacher(key).model, images, batch_size=EVALUATION_BATCH, device=key.device).cpu()
 
 
 def accuracy_on(model: TappedModel, images: ImageSet, device: str) -> float:

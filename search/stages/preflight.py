@@ -33,7 +33,7 @@ class PreflightRun:
 
     def _teacher(self) -> TappedModel:
         if self.is_teacher_ready:
-            return teacher_of(self.setting, split="validation").model
+            return teacher_of(self.setting).model
         return build(self.setting.spec, self.dataset, self.setting.spec.teacher.model, seed=0)
 
     def _student(self) -> TappedModel:
@@ -64,7 +64,7 @@ class PreflightRun:
         run = RunParameters(
             process=processes.get(kind) or self._all_pathways(),
             epochs=MEASURED_STEPS + 2,
-            learn=Learning(learning_rate=0.01) if kind == "search" else None,
+            learn=self._learning() if kind == "search" else None,
         )
         spec = self.setting.spec
         material = Material(
@@ -73,8 +73,18 @@ class PreflightRun:
             train=self.dataset.splits["train"],
             meta=self.dataset.splits["meta"],
         )
-        distillation = Distillation(material, run, spec.training, seed=0, device=self.setting.device)
+        # Every step is reported: reading its figures waits for the device, so that its whole work is timed.
+        training = spec.training.model_copy(update={"report_every_steps": 1})
+        distillation = Distillation(material, run, training, seed=0, device=self.setting.device)
         return seconds_per_step(distillation.steps(), measured=MEASURED_STEPS)
+
+    def _learning(self) -> Learning:
+        """The job's own settings, so that a start that a normalisation cannot hold is found here."""
+        return Learning(
+            learning_rate=0.01,
+            normalisation=self.setting.spec.search.process.normalisation,
+            meta_batch_size=self.setting.spec.search.process.meta_batch_size,
+        )
 
     def _all_pathways(self) -> Process:
         """The costliest choice of the space: predictions should not be too low."""

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from search.checkpoint import to_bytes
 from search.data import ImageSet
-from search.distill import Distillation, Material, Report, TeacherLogits
-from search.evaluate import evaluate
+from search.distill import Distillation, Material, Report, TeacherLogits, mix
+from search.evaluate import EVALUATION_BATCH, evaluate
 from search.models import TappedModel, export_student, weights_sha256
 from search.records import RunParameters, RunResult
-from search.stages.material import EVALUATION_BATCH, LoadedTeacher, build, dataset_of, teacher_of
+from search.stages.material import LoadedTeacher, build, dataset_of, teacher_logits, teacher_of
 from search.teacher_cache import TeacherCache
-from search.trial import Outcome, TrialSetting
+from search.trial import Outcome, Purpose, TrialSetting
 
 
 class StudentRun:
@@ -37,11 +37,12 @@ class StudentRun:
 
     def _open(self) -> Distillation:
         setting, splits = self.setting, self.dataset.splits
-        student = build(setting.spec, self.dataset, setting.spec.student.name, seed=setting.key.seed)
+        seed = mix(Purpose.PROOF if self.is_proof else Purpose.SEARCH, setting.key.seed)
+        student = build(setting.spec, self.dataset, setting.spec.student.name, seed=seed)
         process = self.parameters.process
         teacher = None
         if process.logit_losses or process.pathways:
-            teacher = teacher_of(setting, split="validation")
+            teacher = teacher_of(setting)
         train = self.dataset.training_images(self.parameters.splits)
         material = Material(
             student=student,
@@ -55,7 +56,7 @@ class StudentRun:
             material,
             self.parameters,
             setting.spec.training,
-            seed=setting.key.seed,
+            seed=seed,
             augmentation_seed=setting.spec.data.splits.seed,
             device=setting.device,
             max_steps=setting.max_steps,
@@ -97,7 +98,7 @@ class StudentRun:
     def _teacher_logits(self) -> Tensor | None:
         if self.setting.places.teacher_file is None:
             return None
-        return teacher_of(self.setting, split="test" if self.is_proof else "validation").logits
+        return teacher_logits(self.setting, split="test" if self.is_proof else "validation")
 
     def outcome(self) -> Outcome:
         found = evaluate(

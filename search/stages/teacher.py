@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from search.checkpoint import to_bytes
-from search.distill import Distillation, Material, Report
+from search.distill import Distillation, Material, Report, mix
 from search.models import TappedModel, Weights, export_student, weights_sha256
 from search.problems import SearchProblem
 from search.recipe import constant
 from search.records import RunParameters, TeacherResult
 from search.spec import Training
 from search.stages.material import accuracy_on, build, dataset_of
-from search.trial import Outcome, TrialSetting
+from search.trial import Outcome, Purpose, TrialSetting
 
 
 class TeacherRun:
@@ -43,7 +43,7 @@ class TeacherRun:
             weights = "pretrained"
         elif teacher.weights not in ("train", "untrained"):
             weights = self._weights_file(teacher.weights)
-        return build(spec, self.dataset, teacher.model, seed=teacher.training.seed, weights=weights)
+        return build(spec, self.dataset, teacher.model, seed=_seed(self.setting), weights=weights)
 
     def _weights_file(self, name: str) -> Path:
         """The file inside the weights root, after resolving links."""
@@ -62,7 +62,9 @@ class TeacherRun:
             return None
         content = {
             "teacher": spec.teacher.model_dump(),
-            "training": _teacher_training(setting).model_dump(),
+            "training": _teacher_training(setting).model_dump(
+                exclude={"report_every_steps", "validate_every_epochs"}
+            ),
             "splits": spec.data.splits.model_dump(),
             "input_size": spec.data.input_size,
             "data": self.dataset.content_sha256,
@@ -87,7 +89,7 @@ class TeacherRun:
             ),
             RunParameters(process=constant(), epochs=epochs),
             _teacher_training(setting),
-            seed=setting.spec.teacher.training.seed,
+            seed=_seed(setting),
             augmentation_seed=setting.spec.data.splits.seed,
             device=setting.device,
             max_steps=setting.max_steps,
@@ -110,6 +112,10 @@ class TeacherRun:
             accuracy=accuracy, weights_sha256=weights_sha256(self.model), cached=self.was_cached
         )
         return Outcome(result.model_dump(mode="json"), {"teacher.safetensors": file})
+
+
+def _seed(setting: TrialSetting) -> int:
+    return mix(Purpose.TEACHER, setting.spec.teacher.training.seed)
 
 
 def _teacher_training(setting: TrialSetting) -> Training:

@@ -12,7 +12,7 @@ from search.checkpoint import from_bytes, to_bytes
 from search.distill import Distillation, Material
 from search.models import build_model
 from search.pathway_rules import enumerate_pathways
-from search.problems import NonFiniteFigure
+from search.problems import NonFiniteFigure, SearchProblem
 from search.recipe import LogitLoss, Point, Process, constant
 from search.records import Learning, RunParameters
 from search.spec import Training
@@ -124,3 +124,46 @@ def test_the_callers_random_state_is_left_alone() -> None:
     run = make_run(SGD, learn=Learning(learning_rate=0.05))
     next(run.steps())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"student_stage": 9}, "pathway_does_not_fit", "stage 9 of the student"),
+        ({"teacher_stage": 9}, "pathway_does_not_fit", "stage 9 of the teacher"),
+        ({"teacher": 1}, "pathway_does_not_fit", "several teachers"),
+        ({"transform": "unheard"}, "unknown_method", "plug-in"),
+    ],
+)
+def test_a_process_of_other_models_is_refused_in_words(change: dict, code: str, said: str) -> None:
+    pathway = {"teacher_stage": 0, "student_stage": 0, "transform": "projection", "distance": "mse", **change}
+    process = Process.model_validate(
+        {"pathways": [pathway], "points": [{"progress": 0.0, "pathway_weights": [1.0]}]}
+    )
+    with pytest.raises(SearchProblem, match=said) as caught:
+        make_run(SGD, learn=None, process=process)
+    assert caught.value.code == code
+
+
+def test_a_transform_that_draws_numbers_draws_them_from_the_runs_own_seed() -> None:
+    losses = []
+    for outside in (1, 2):
+        run = make_run(SGD, learn=Learning(learning_rate=0.05))
+        for loss in run.losses.pathways:
+            loss.transform = Dropping(loss.transform)
+        torch.manual_seed(outside)
+        losses.append([report.figures["loss"] for report in islice(run.steps(), 3) if report])
+    assert losses[0] == losses[1]
+
+
+class Dropping(torch.nn.Module):
+    """A transform, and dropout after it."""
+
+    def __init__(self, transform: torch.nn.Module) -> None:
+        super().__init__()
+        self.transform = transform
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, student_map: Tensor, teacher_shape: tuple[int, int, int]) -> Tensor:
+        found: Tensor = self.dropout(self.transform(student_map, teacher_shape))
+        return found

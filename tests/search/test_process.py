@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from search.hypergradient import HyperGradient
+from search.problems import NonFiniteFigure, SearchProblem
 from search.process import MIN_TEMPERATURE, LearnedProcess, ReplayedProcess
 from search.recipe import LogitLoss, Pathway, Point, Process
 from search.records import Learning
@@ -66,7 +67,7 @@ def test_softmax_weights_compete_and_softplus_weights_do_not() -> None:
 
 
 def test_biased_softmax_refuses_a_start_that_it_cannot_hold() -> None:
-    with pytest.raises(ValueError, match="below 1 on average"):
+    with pytest.raises(SearchProblem, match="below 1 on average"):
         LearnedProcess(
             process(point(0.0, logit=1.0, pathways=[2.0, 2.0, 2.0])),
             Learning(learning_rate=0.1, normalisation="biased_softmax"),
@@ -87,6 +88,12 @@ def test_an_update_follows_the_negative_gradient() -> None:
     assert float(found.pathway_weights[2]) == pytest.approx(0.4)
     assert found.logit_weights[0] > 1.0
     assert found.teacher_temperatures[0] < 3.0
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    learned = LearnedProcess(process(START), Learning(learning_rate=0.1))
+    with pytest.raises(NonFiniteFigure, match="pathway weights"):
+        learned.update(gradient([float("nan"), 0.0, 0.0]))
 
 
 def test_temperatures_stay_above_their_minimum_and_may_be_held() -> None:

@@ -112,8 +112,8 @@ def test_a_bad_temperature_moves_toward_the_best_of_a_grid() -> None:
     learned = learn(process, taught_by=teacher(), seed=0, epochs=10, rate=0.1)
     end = learned.points[-1]
     moved = (end.teacher_temperatures[0] + end.student_temperatures[0]) / 2
-    assert abs(moved - best) < abs(bad - best), (
-        f"from {bad} to {moved}, the grid's best being {best}: {losses}"
+    assert abs(moved - best) < 0.75 * abs(bad - best), (
+        f"from {bad} to {moved}, the best being {best}: {losses}"
     )
     assert all(later < bad for later in (end.teacher_temperatures[0], end.student_temperatures[0]))
 
