@@ -104,21 +104,27 @@ def _cost(report: Report) -> Text:
 
 def jobs_table(documents: Sequence[Mapping[str, Any]], *, now: datetime | None = None) -> Table:
     """One row per job."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("job", "name", "state", "trials", "verdict", "submitted"):
-        table.add_column(name, no_wrap=name in ("job", "submitted"))
+        table.add_column(name, no_wrap=name != "name", overflow="fold" if name == "name" else "ellipsis")
     for document in documents:
         progress = document.get("progress") or {}
-        verdict = str(((document.get("report") or {}).get("verdict") or {}).get("arm") or NOTHING)
+        state = str(document["state"])
+        shown = headline(document) if state == "running" else state
         table.add_row(
             str(document["id"]),
             escape(title(document)),
-            Text(headline(document), style=STATE_STYLES.get(str(document["state"]), "")),
+            Text(shown, style=STATE_STYLES.get(state, "")),
             _of(progress.get("trials_done"), progress.get("trials_total")),
-            ARM_OF_VERDICT.get(verdict, verdict).replace("_", " "),
+            _verdict(document.get("report")),
             age(str(document["created_at"]), now=now),
         )
     return table
+
+
+def _verdict(report: Mapping[str, Any] | None) -> str:
+    arm = str(((report or {}).get("verdict") or {}).get("arm") or NOTHING)
+    return ARM_OF_VERDICT.get(arm, arm).replace("_", " ").replace("kd", "KD")
 
 
 def title(document: Mapping[str, Any]) -> str:
@@ -132,7 +138,9 @@ def title(document: Mapping[str, Any]) -> str:
 
 
 def _of(done: int | None, total: int | None) -> str:
-    return NOTHING if not done and not total else f"{done or 0} of {total or '?'}"
+    if not done and not total:
+        return NOTHING
+    return f"{done or 0} of {total}" if total else str(done)
 
 
 def age(moment: str, *, now: datetime | None = None) -> str:
