@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,29 @@ from typing import Any
 import httpx
 import psutil
 
-from service.store import jobs
+from service.store import events, jobs, trials
 from service.store.session import Store, migrate, open_store
 from service.store.states import JobState
-from service.store.tables import Job
+from service.store.tables import Event, Job, Trial
 
 MARK = "LIMBECK_TEST_INSTALLATION"
 Document = dict[str, Any]
 
 SMALL_JOB: Document = {
-    "teachers": [{"model": "test_resnet", "training": {"epochs": 2}}],
+    "teachers": [{"model": "test_resnet", "training": {"epochs": 3, "batch_size": 16}}],
     "student": {"model": "test_efficientnet"},
-    "data": {"name": "digits", "splits": {"train": 128, "meta": 64, "validation": 64, "test": 128}},
-    "training": {"report_every_steps": 1},
-    "search": {"concurrent_trials": 2, "pruning": {"startup_trials": 1, "warmup_epochs": 0}},
+    "data": {"name": "digits", "splits": {"train": 128, "meta": 64, "validation": 128, "test": 256}},
+    "training": {"report_every_steps": 1, "batch_size": 16},
+    "search": {
+        "concurrent_trials": 2,
+        # Strict, so that something is stopped early even in a search of four trials.
+        "pruning": {"startup_trials": 1, "warmup_epochs": 0, "percentile": 1.0},
+    },
     "proof": {"seeds": [0, 1], "arms": ["student_alone", "tuned_kd", "searched"]},
-    "budget": {"trials": 2, "epochs_per_trial": 2},
+    "budget": {"trials": 4, "epochs_per_trial": 3},
     "floor_accuracy": 0.0,
 }
+USELESS_TEACHER: Document = {**SMALL_JOB, "teachers": [{"model": "test_resnet", "weights": "untrained"}]}
 
 
 class Installation:
@@ -142,6 +147,16 @@ class Installation:
         assert job is not None
         return job
 
+    def events(self, job_id: str) -> list[Event]:
+        """All events of the job."""
+        with self.store.session() as session:
+            return events.page(session, job_id=job_id, limit=100_000)
+
+    def trials(self, job_id: str) -> list[Trial]:
+        """All trials of the job."""
+        with self.store.session() as session:
+            return trials.list_for_job(session, job_id=job_id)
+
     def get(self, path: str) -> Any:
         """A document of the API."""
         answer = self.client.get(path)
@@ -212,11 +227,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def installations(home: Path, **settings: Any) -> Iterator[Installation]:
-    """For fixtures: one installation with an API and one worker."""
-    with Installation(home, **settings) as installation:
-        installation.start_api()
-        installation.start_worker()
-        yield installation
