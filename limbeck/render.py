@@ -105,15 +105,14 @@ def _cost(report: Report) -> Text:
 def jobs_table(documents: Sequence[Mapping[str, Any]], *, now: datetime | None = None) -> Table:
     """One row per job."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("job", "name", "state", "trials", "verdict", "submitted"):
-        table.add_column(name, no_wrap=name != "name", overflow="fold" if name == "name" else "ellipsis")
+    for name in ("job", "state", "trials", "verdict", "submitted"):
+        table.add_column(name, no_wrap=True)
     for document in documents:
         progress = document.get("progress") or {}
         state = str(document["state"])
         shown = headline(document) if state == "running" else state
         table.add_row(
-            str(document["id"]),
-            escape(title(document)),
+            f"{document['id']}\n[dim]{escape(title(document))}[/dim]",
             Text(shown, style=STATE_STYLES.get(state, "")),
             _of(progress.get("trials_done"), progress.get("trials_total")),
             _verdict(document.get("report")),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,10 +115,13 @@ class TestSubmit:
 class TestWatching:
     def test_submit_and_wait(self, run: Run, api: Api, story: Story) -> None:
         def tell_when_submitted() -> None:
-            while not (found := api.client.get("/v1/jobs?label.cli=wait").json()["data"]):
-                pass
-            story.adopt(found[0]["id"])
-            story.tell()
+            ends_at = time.monotonic() + 30
+            while time.monotonic() < ends_at:
+                if found := api.client.get("/v1/jobs?label.cli=wait").json()["data"]:
+                    story.adopt(found[0]["id"])
+                    story.tell()
+                    break
+                time.sleep(0.05)
 
         teller = threading.Thread(target=tell_when_submitted)
         teller.start()
