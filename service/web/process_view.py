@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.recipe import Pathway, Point, Process
+from search.recipe import LogitLoss, Pathway, Point, Process
 from service.web.charts.heat_map import HeatMap, heat_map
 from service.web.charts.lines import COLOURS, LineChart, Series, line_chart
 
@@ -89,10 +89,14 @@ def _over_training(points: Sequence[Point], values: Sequence[float]) -> list[tup
     return [(point.progress, value) for point, value in zip(points, values, strict=True)]
 
 
+def _of_teacher(loss: LogitLoss) -> str:
+    return f"{loss.name} of teacher {loss.teacher}" if loss.teacher else loss.name
+
+
 def _logit_series(process: Process) -> list[Series]:
     return [
         Series(
-            f"logits · {loss.name}",
+            f"logits · {_of_teacher(loss)}",
             _over_training(process.points, [point.logit_weights[index] for point in process.points]),
             emphasis=True,
         )
@@ -115,7 +119,7 @@ def _temperature_series(process: Process) -> list[Series]:
     for index, loss in enumerate(process.logit_losses):
         for side in ("teacher", "student"):
             values = [getattr(point, f"{side}_temperatures")[index] for point in process.points]
-            series.append(Series(f"{side} · {loss.name}", _over_training(process.points, values)))
+            series.append(Series(f"{side} · {_of_teacher(loss)}", _over_training(process.points, values)))
     return series
 
 

@@ -132,7 +132,7 @@ def _choices(choices: Mapping[str, Any]) -> str:
         if name in BOOKKEEPING:
             continue
         if isinstance(value, list):
-            value = " + ".join(str(one) for one in value)
+            value = " + ".join(str(one) for one in value) or "none"
         shown.append(f"{words(name)} {figure(value) if isinstance(value, float) else value}")
     return ", ".join(shown)
 
