@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import chain, product
 from typing import Any
+
+from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options
 from search.pathway_rules import enumerate_pathways, fits
@@ -41,9 +44,9 @@ def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
     space = spec.search.space
     return (
         _options("connections", space.connections),
-        _options("transform", space.transforms),
+        _options("transforms", space.transforms),
         _options("distances", space.distances),
-        _options("logit_loss", space.logit_losses),
+        _options("logit_losses", space.logit_losses),
         _interval("process_learning_rate", space.process_learning_rate),
         _options("update_every_steps", space.update_every_steps),
     )
@@ -67,8 +70,8 @@ def pathways_between(
     """The pathways that a choice means between these stages, for images of `input_size`."""
     return enumerate_pathways(
         str(choices["connections"]),
-        str(choices["transform"]),
-        [str(distance) for distance in _list(choices["distances"])],
+        _names(choices["transforms"]),
+        _names(choices["distances"]),
         teacher,
         student,
         input_size=input_size,
@@ -78,42 +81,66 @@ def pathways_between(
 def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     """Why not one choice of the space has a pathway that fits these models; None where there is one.
 
-    Models without stages to tap are no fault: their search learns the logit loss alone.
+    Where the space has a logit loss, no pathway is needed if it allows `none` for connections, or if a model
+    has no stages to tap: the search then learns the logit losses alone.
     """
     teacher, student = preflight.teacher_stages, preflight.student_stages
-    space = spec.search.space
-    combinations: list[Choices] = [
-        {"connections": connections, "transform": transform, "distances": list(distances)}
-        for connections in space.connections
-        for transform in space.transforms
-        for distances in space.distances
-    ]
-    if not teacher or not student or any(pathways_of(choices, preflight) for choices in combinations):
+    space, has_stages = spec.search.space, bool(teacher and student)
+    if any(space.logit_losses) and ("none" in space.connections or not has_stages):
         return None
+    every = {"transforms": _union(space.transforms), "distances": _union(space.distances)}
+    if any(pathways_of({"connections": name, **every}, preflight) for name in space.connections):
+        return None
+    if not has_stages:
+        return (
+            "the teacher or the student has no stages that pathways could join, and there is no loss in "
+            "search.space.logit_losses: add one"
+        )
     pathway = Pathway(
         teacher_stage=teacher[-1].index,
         student_stage=student[-1].index,
-        transform=space.transforms[0],
+        transform=space.transforms[0][0],
         distance=space.distances[0][0],
     )
     reason = fits(pathway, teacher[-1], student[-1], input_size=preflight.input_size)
     return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
 
 
+def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> Choices:
+    """These choices, or where they distil nothing (no pathway fits, no logit loss) the nearest that do.
+
+    They get the space's first set of logit losses that is not empty; in a space without one, the first
+    connections, transforms and distances that join these models. The space must have choices that distil.
+    """
+    if _names(choices["logit_losses"]) or pathways_of(choices, preflight):
+        return choices
+    space = spec.search.space
+    for losses in filter(None, space.logit_losses):
+        return {**choices, "logit_losses": list(losses)}
+    others: Iterator[Choices] = (
+        {**choices, "connections": connections, "transforms": list(transforms), "distances": list(distances)}
+        for connections, transforms, distances in product(
+            space.connections, space.transforms, space.distances
+        )
+    )
+    return next(other for other in others if pathways_of(other, preflight))
+
+
 def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway]) -> Process:
     """Where a search trial's process begins; held, it is the arm `uniform`."""
     settings = spec.search.process
+    losses = [LogitLoss(name=name) for name in dict.fromkeys(_names(choices["logit_losses"]))]
     return Process(
         cross_entropy_weight=1.0,
-        logit_losses=[LogitLoss(name=str(choices["logit_loss"]))],
+        logit_losses=losses,
         pathways=list(pathways),
         points=[
             Point(
                 progress=0.0,
-                logit_weights=[settings.initial_logit_weight],
+                logit_weights=[settings.initial_logit_weight] * len(losses),
                 pathway_weights=[settings.initial_pathway_weight] * len(pathways),
-                teacher_temperatures=[settings.initial_temperature],
-                student_temperatures=[settings.initial_temperature],
+                teacher_temperatures=[settings.initial_temperature] * len(losses),
+                student_temperatures=[settings.initial_temperature] * len(losses),
             )
         ],
     )
@@ -201,10 +228,14 @@ def _interval(name: str, chosen: Range) -> Interval:
     return Interval(name, chosen.low, chosen.high, chosen.log)
 
 
-def _list(value: object) -> list[object]:
+def _names(value: object) -> list[str]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list, found {value!r}")
-    return value
+    return [str(name) for name in value]
+
+
+def _union(sets: Iterable[Iterable[str]]) -> list[JsonValue]:
+    return list(dict.fromkeys(chain.from_iterable(sets)))
 
 
 def _number(value: object) -> float:

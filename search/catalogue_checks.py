@@ -52,13 +52,14 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
     yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
     space = spec.search.space
-    for index, name in enumerate(space.transforms):
-        yield f"search.space.transforms.{index}", Kind.TRANSFORM.value, name
-    for index, distances in enumerate(space.distances):
-        for place, name in enumerate(distances):
-            yield f"search.space.distances.{index}.{place}", Kind.DISTANCE.value, name
-    for index, name in enumerate(space.logit_losses):
-        yield f"search.space.logit_losses.{index}", Kind.LOGIT_LOSS.value, name
+    for field, kind, choices in (
+        ("transforms", Kind.TRANSFORM, space.transforms),
+        ("distances", Kind.DISTANCE, space.distances),
+        ("logit_losses", Kind.LOGIT_LOSS, space.logit_losses),
+    ):
+        for index, names in enumerate(choices):
+            for place, name in enumerate(names):
+                yield f"search.space.{field}.{index}.{place}", kind.value, name
     yield from ALWAYS_USED
 
 

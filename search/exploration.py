@@ -14,6 +14,7 @@ from search.arms import (
     held,
     replay_run,
     search_run,
+    that_distil,
     tuning_dimensions,
     tuning_run,
 )
@@ -85,13 +86,15 @@ def _search_trial(moment: Moment) -> Proposal | None:
 
 
 def _choices(moment: Moment, searched: Sequence[TrialRecord], index: int) -> Choices:
-    """The first trial is the sensible one, the others are the strategy's."""
-    dimensions = dimensions_of(moment.spec)
+    """The first trial is the sensible one, the others are the strategy's; none of them distils nothing."""
+    spec, dimensions = moment.spec, dimensions_of(moment.spec)
     if index == 0:
-        return starting_choices(dimensions)
-    strategy: Strategy = get(Kind.STRATEGY, moment.spec.search.strategy).factory
-    observations = [_observation(trial) for trial in searched]
-    return strategy(dimensions, observations, index=index, seed=moment.spec.search.seed)
+        choices = starting_choices(dimensions)
+    else:
+        strategy: Strategy = get(Kind.STRATEGY, spec.search.strategy).factory
+        observations = [_observation(trial) for trial in searched]
+        choices = strategy(dimensions, observations, index=index, seed=spec.search.seed)
+    return that_distil(spec, choices, moment.history.preflight())
 
 
 def _observation(trial: TrialRecord) -> Observation:

@@ -211,7 +211,7 @@ class JobReport:
             notes.append(f"{len(failures)} trials of the search failed and were passed over.")
         if not self._proof.found.trial.parameters["process"]["pathways"]:
             notes.append(
-                "The best trial has no pathways: it learned weight and temperatures of its logit loss alone."
+                "The best trial has no pathways: it learned weights and temperatures of logit losses alone."
             )
         if ArmName.CONSTANT in self._spec.proof.arms and ArmName.CONSTANT not in self._arms:
             notes.append(

@@ -6,6 +6,7 @@ The plan enumerates a trial's pathways here, from the stages that preflight meas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 from search.recipe import Pathway, Stage
 
@@ -70,7 +71,7 @@ def fits(
 
 def enumerate_pathways(
     connections: str,
-    transform: str,
+    transforms: Sequence[str],
     distances: Sequence[str],
     teacher_stages: Sequence[Stage],
     student_stages: Sequence[Stage],
@@ -78,10 +79,10 @@ def enumerate_pathways(
     teacher: int = 0,
     input_size: int | None = None,
 ) -> list[Pathway]:
-    """All pathways of a choice that fit, each once, ordered by student stage, teacher stage, then distance.
+    """All pathways of a choice that fit: connections x transforms x distances, each once, in this order.
 
     Raises UnknownConnectionsError. The list is empty where no pair of stages fits, for example when
-    `identity` meets stages of different widths.
+    `identity` meets stages of different widths, and where nothing is connected.
     """
     try:
         rule = _RULES[connections]
@@ -89,9 +90,10 @@ def enumerate_pathways(
         raise UnknownConnectionsError(
             f"unknown connections {connections!r}; known: {', '.join(sorted(_RULES))}"
         ) from None
+    methods = list(product(dict.fromkeys(transforms), dict.fromkeys(distances)))
     pathways = []
     for teacher_stage, student_stage in rule(teacher_stages, student_stages):
-        for distance in dict.fromkeys(distances):
+        for transform, distance in methods:
             pathway = Pathway(
                 teacher=teacher,
                 teacher_stage=teacher_stage.index,
@@ -102,6 +104,11 @@ def enumerate_pathways(
             if fits(pathway, teacher_stage, student_stage, input_size=input_size) is None:
                 pathways.append(pathway)
     return pathways
+
+
+def _none(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:
+    """Nothing: the logits alone teach."""
+    return []
 
 
 def _same_depth(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:
@@ -137,6 +144,7 @@ def _all(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> li
 
 
 _RULES: dict[str, Callable[[Sequence[Stage], Sequence[Stage]], list[Connection]]] = {
+    "none": _none,
     "same_depth": _same_depth,
     "last": _last,
     "same_or_deeper": _same_or_deeper,

@@ -12,7 +12,7 @@ from typing import Any
 
 import search.strategies  # noqa: F401  (registers them)
 from search import exploration
-from search.arms import ArmName, dimensions_of, proof_run, search_run, why_no_pathway
+from search.arms import ArmName, dimensions_of, proof_run, search_run, that_distil, why_no_pathway
 from search.dimensions import starting_choices
 from search.history import History, best, failed
 from search.job_report import report_of
@@ -102,8 +102,8 @@ def _refusal(moment: Moment) -> Fail | None:
         get(Kind.STRATEGY, moment.spec.search.strategy)
     except UnknownMethodError as error:
         return Fail("unknown_method", str(error))
-    first = search_run(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
-    return moment.budgeting().refusal(first)
+    choices = that_distil(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
+    return moment.budgeting().refusal(search_run(moment.spec, choices, preflight))
 
 
 def _proof(moment: Moment) -> Action | None:

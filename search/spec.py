@@ -189,6 +189,16 @@ class Space(SpecModel):
         default_factory=lambda: [1], description="The process is updated at every so many steps."
     )
 
+    @model_validator(mode="after")
+    def _distils(self) -> Space:
+        """Choices that distil nothing are passed over, so long as there are others."""
+        if set(self.connections) == {"none"} and not any(self.logit_losses):
+            raise ValueError(
+                "nothing would be distilled, without connections and without logit losses; add a connection "
+                "other than `none`, or a logit loss"
+            )
+        return self
+
 
 class ProcessSettings(SpecModel):
     """How each search trial learns its process by hypergradient."""

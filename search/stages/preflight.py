@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import cached_property
+from itertools import product
 
 from search.arms import dimensions_of, pathways_between, plain_kd, starting_process
 from search.checkpoint import to_bytes
@@ -17,6 +19,8 @@ from search.stages.material import build, dataset_of, teacher_of
 from search.trial import Outcome, TrialSetting
 
 MEASURED_STEPS = 5
+MOST_TIMED = 8
+"""Sets of transforms that are timed: those with the most pathways."""
 
 
 class PreflightRun:
@@ -59,13 +63,20 @@ class PreflightRun:
         return Outcome(result.model_dump(mode="json"), {})
 
     def _measure(self, kind: str) -> float:
-        """Median seconds of a step of this kind, on a student of its own."""
-        processes = {"student_alone": constant(), "kd": plain_kd()}
-        run = RunParameters(
-            process=processes.get(kind) or self._all_pathways(),
-            epochs=MEASURED_STEPS + 2,
-            learn=self._learning() if kind == "search" else None,
-        )
+        """Median seconds of a step of this kind."""
+        match kind:
+            case "student_alone":
+                return self._seconds(constant())
+            case "kd":
+                return self._seconds(plain_kd())
+            case "pathways":
+                return self._costliest[1]
+            case _:
+                return self._seconds(self._costliest[0], learn=self._learning())
+
+    def _seconds(self, process: Process, *, learn: Learning | None = None) -> float:
+        """Median seconds of a step with this process, on a student of its own."""
+        run = RunParameters(process=process, epochs=MEASURED_STEPS + 2, learn=learn)
         spec = self.setting.spec
         material = Material(
             student=self._student(),
@@ -86,21 +97,29 @@ class PreflightRun:
             meta_batch_size=self.setting.spec.search.process.meta_batch_size,
         )
 
-    def _all_pathways(self) -> Process:
-        """The costliest choice of the space: predictions should not be too low."""
-        space = self.setting.spec.search.space
+    @cached_property
+    def _costliest(self) -> tuple[Process, float]:
+        """The process of the space whose steps take longest, and how long: predictions should not be too low.
+
+        What a transform costs cannot be read off the number of pathways, so every set of them is timed.
+        """
+        timed = [(process, self._seconds(process)) for process in self._processes()]
+        return max(timed, key=lambda pair: pair[1])
+
+    def _processes(self) -> list[Process]:
+        """For every set of transforms the process with the most pathways; plain KD where nothing fits."""
+        spec, space = self.setting.spec, self.setting.spec.search.space
         stages = self.teacher.stages, self.student.stages
-        choices: list[Choices] = [
-            {
-                **starting_choices(dimensions_of(self.setting.spec)),
-                "connections": connections,
-                "transform": transform,
-                "distances": list(distances),
-            }
-            for connections in space.connections
-            for transform in space.transforms
-            for distances in space.distances
-        ]
-        found = [pathways_between(choice, *stages, input_size=self.dataset.size) for choice in choices]
-        most = max(range(len(choices)), key=lambda index: len(found[index]))
-        return starting_process(self.setting.spec, choices[most], found[most])
+        start = starting_choices(dimensions_of(spec))
+        start["logit_losses"] = [*max(space.logit_losses, key=len)]
+        found = []
+        for transforms in space.transforms:
+            choices: list[Choices] = [
+                {**start, "connections": name, "transforms": [*transforms], "distances": [*distances]}
+                for name, distances in product(space.connections, space.distances)
+            ]
+            pathways = (pathways_between(choice, *stages, input_size=self.dataset.size) for choice in choices)
+            found.append(starting_process(spec, start, max(pathways, key=len)))
+        found.sort(key=lambda process: len(process.pathways), reverse=True)
+        distilling = [process for process in found if process.pathways or process.logit_losses]
+        return distilling[:MOST_TIMED] or [plain_kd()]

@@ -79,8 +79,8 @@ class TestCatalogue:
                 "known: softplus",
             ),
             (
-                {"search": {"space": {"transforms": ["projection", "project"]}}},
-                "search.space.transforms.1",
+                {"search": {"space": {"transforms": [["projection"], ["projection", "project"]]}}},
+                "search.space.transforms.1.1",
                 "",
                 "'projection'",
             ),
@@ -91,8 +91,8 @@ class TestCatalogue:
                 "'attention'",
             ),
             (
-                {"search": {"space": {"logit_losses": ["zzz"]}}},
-                "search.space.logit_losses.0",
+                {"search": {"space": {"logit_losses": [[], ["kd", "zzz"]]}}},
+                "search.space.logit_losses.1.1",
                 "unknown logit loss 'zzz'",
                 "known: kd",
             ),
@@ -140,9 +140,9 @@ class TestCatalogue:
                 "strategy": "random",
                 "process": {"normalisation": "biased_softmax"},
                 "space": {
-                    "transforms": ["identity", "gated"],
+                    "transforms": [["identity"], ["identity", "gated"]],
                     "distances": [["mse"], ["mse", "hcl"]],
-                    "logit_losses": ["dist"],
+                    "logit_losses": [[], ["dist"]],
                 },
             },
         )
@@ -258,13 +258,25 @@ class TestValidation:
             ),
             ({"name": ""}, "name", "must have at least 1 character", "at least 1 character"),
             ({"labels": {"a": 3}}, "labels.a", "must be a text, found 3", "give a text"),
-            ({"transfer": "auto"}, "transfer", "transfer is not supported yet", "use `off`"),
+            ({"transfer": "auto"}, "transfer.source", "transfer is not supported yet", "use `off`"),
+            (
+                {"search": {"space": {"transforms": ["projection"]}}},
+                "search.space.transforms.0",
+                "must be a list, found the text 'projection'",
+                "give a list",
+            ),
+            (
+                {"search": {"space": {"connections": ["none"], "logit_losses": [[]]}}},
+                "search.space",
+                "nothing would be distilled",
+                "add a connection other than `none`, or a logit loss",
+            ),
             ({"floor_accuracy": 2}, "floor_accuracy", "must be at most 1, found 2", "at most 1"),
             (
                 {"search": {"process": {"initial_temperature": 0.05}}},
                 "search.process.initial_temperature",
-                "must be greater than 0.1",
-                "0.1",
+                "must be greater than 1",
+                "greater than 1",
             ),
         ],
     )

@@ -40,7 +40,7 @@ def make_run(training: Training, *, learn: Learning | None, process: Process | N
 
 
 def searching(teacher: list, student: list) -> Process:
-    pathways = enumerate_pathways("same_depth", "gated", ["mse"], teacher, student)
+    pathways = enumerate_pathways("same_depth", ["gated"], ["mse"], teacher, student)
     return Process(
         logit_losses=[LogitLoss()],
         pathways=pathways,

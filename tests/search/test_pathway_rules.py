@@ -25,7 +25,7 @@ def stages(*channels: int, first_reduction: float = 2.0) -> list[Stage]:
 def pairs(connections: str, teacher: list[Stage], student: list[Stage]) -> list[tuple[int, int]]:
     return [
         (pathway.teacher_stage, pathway.student_stage)
-        for pathway in enumerate_pathways(connections, "projection", ["mse"], teacher, student)
+        for pathway in enumerate_pathways(connections, ["projection"], ["mse"], teacher, student)
     ]
 
 
@@ -57,6 +57,9 @@ class TestConnections:
     def test_all_connects_everything(self) -> None:
         assert len(pairs("all", stages(8, 8, 8), stages(4, 4, 4, 4))) == 12
 
+    def test_none_connects_nothing(self) -> None:
+        assert pairs("none", stages(8, 8), stages(8, 8)) == []
+
     def test_every_choice_of_the_spec_has_a_rule(self) -> None:
         annotation = Space.model_fields["connections"].annotation
         names = {name for literal in get_args(annotation) for name in get_args(literal)} or set(
@@ -66,18 +69,19 @@ class TestConnections:
 
     def test_an_unknown_rule_is_refused_by_name(self) -> None:
         with pytest.raises(UnknownConnectionsError, match=r"'nearest'.*same_depth"):
-            enumerate_pathways("nearest", "projection", ["mse"], stages(8), stages(8))
+            enumerate_pathways("nearest", ["projection"], ["mse"], stages(8), stages(8))
 
 
 class TestPathways:
-    def test_every_connection_gets_one_pathway_per_distance_and_no_name_twice(self) -> None:
-        found = enumerate_pathways("all", "gated", ["mse", "hcl", "mse"], stages(8, 16), stages(4, 8))
-        assert len(found) == 2 * 2 * 2
+    def test_every_connection_gets_one_pathway_per_transform_and_distance_and_no_name_twice(self) -> None:
+        transforms, distances = ["gated", "projection", "gated"], ["mse", "hcl", "mse"]
+        found = enumerate_pathways("all", transforms, distances, stages(8, 16), stages(4, 8))
+        assert len(found) == 2 * 2 * 2 * 2
         assert len({pathway.name for pathway in found}) == len(found)
 
     def test_identity_leaves_out_stages_of_different_width_unless_the_distance_ignores_channels(self) -> None:
         found = enumerate_pathways(
-            "same_depth", "identity", ["mse", "attention"], stages(8, 16), stages(8, 12)
+            "same_depth", ["identity"], ["mse", "attention"], stages(8, 16), stages(8, 12)
         )
         assert [(p.student_stage, p.distance) for p in found] == [
             (0, "mse"),
@@ -95,7 +99,9 @@ class TestPathways:
 
     def test_attention_is_left_out_where_the_teachers_map_has_one_pixel(self) -> None:
         teacher = stages(8, 16, 32, first_reduction=8)
-        found = enumerate_pathways("all", "projection", ["mse", "attention"], teacher, teacher, input_size=32)
+        found = enumerate_pathways(
+            "all", ["projection"], ["mse", "attention"], teacher, teacher, input_size=32
+        )
         assert {p.teacher_stage for p in found if p.distance == "attention"} == {0, 1}
         assert {p.teacher_stage for p in found if p.distance == "mse"} == {0, 1, 2}
         pathway = Pathway(teacher_stage=2, student_stage=0, transform="projection", distance="attention")

@@ -153,11 +153,35 @@ class TestFailure:
         assert "tpe" in action.message
 
     def test_a_space_without_any_fitting_pathway_fails_after_preflight(self) -> None:
-        space = {"transforms": ["identity"], "distances": [["mse"]]}
+        space = {"transforms": [["identity"]], "distances": [["mse"]]}
         action = SimulatedJob(make_spec(search={"space": space})).run()
         assert isinstance(action, Fail)
         assert action.code == "no_pathway_fits"
         assert "'identity' keeps the student's" in action.message
+
+    def test_nothing_to_distil_at_all_fails_after_preflight(self) -> None:
+        space = {"connections": ["none", "last"], "logit_losses": [[]]}
+        action = SimulatedJob(
+            make_spec(search={"space": space}), preflight=preflight_result(student_stages=[])
+        ).run()
+        assert isinstance(action, Fail)
+        assert action.code == "no_pathway_fits"
+        assert "search.space.logit_losses" in action.message
+
+    @pytest.mark.parametrize(
+        ("connections", "logit_losses", "is_refused"),
+        [
+            (["none", "last"], [["kd"]], False),
+            (["none", "last"], [[]], True),
+            (["last"], [["kd"]], True),
+        ],
+    )
+    def test_pathways_that_do_not_fit_are_no_fault_where_the_logits_may_teach_alone(
+        self, connections: list[str], logit_losses: list[list[str]], is_refused: bool
+    ) -> None:
+        space = {"connections": connections, "transforms": [["identity"]], "distances": [["mse"]]}
+        action = SimulatedJob(make_spec(search={"space": {**space, "logit_losses": logit_losses}})).run()
+        assert isinstance(action, Fail if is_refused else Finish)
 
     def test_models_without_stages_search_the_logit_loss_alone(self) -> None:
         job = SimulatedJob(make_spec(), preflight=preflight_result(student_stages=[]))

@@ -224,7 +224,7 @@ class TestTuning:
             (point,) = run.process.points
             assert 2.0 <= point.teacher_temperatures[0] <= 3.0
             assert point.teacher_temperatures == point.student_temperatures
-            assert 0.3 <= point.logit_weights[0] <= 3.0
+            assert 0.1 <= point.logit_weights[0] <= 10.0
 
     def test_the_best_on_validation_is_proven(self) -> None:
         def accuracy(key: TrialKey, parameters: Mapping[str, Any]) -> float:
@@ -337,7 +337,7 @@ class TestCosts:
         assert costs.epochs_for(one * 0.999, RunKind.KD, splits="proof") == 0
         assert one == pytest.approx(START_SECONDS + 0.02 * 20)
 
-    @pytest.mark.parametrize(("gpus", "cpus", "devices"), [(0.0, 3.0, 3.0), (0.5, 3.0, 0.5), (2.0, 1.0, 2.0)])
+    @pytest.mark.parametrize(("gpus", "cpus", "devices"), [(0.0, 3.0, 3.0), (0.5, 3.0, 0.5), (1.0, 4.0, 1.0)])
     def test_devices_are_gpus_or_else_cpu_cores(self, gpus: float, cpus: float, devices: float) -> None:
         spec = make_spec(resources_per_trial={"gpus": gpus, "cpus": cpus})
         assert devices_per_trial(spec) == devices

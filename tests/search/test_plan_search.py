@@ -47,8 +47,9 @@ class TestProposals:
         proposal, *_ = SimulatedJob(spec).run_to(StageName.SEARCH).proposals
         run = RunParameters.model_validate(proposal.parameters)
         assert run.choices["connections"] == "same_depth"
-        assert run.choices["transform"] == "projection"
+        assert run.choices["transforms"] == ["projection"]
         assert run.choices["distances"] == ["mse"]
+        assert run.choices["logit_losses"] == ["kd"]
         assert run.choices["process_learning_rate"] == pytest.approx(0.04)
         assert run.choices[UNFINISHED] == []
 
@@ -84,6 +85,50 @@ class TestProposals:
         proposal, *_ = job.run_to(StageName.SEARCH).proposals
         pathways = RunParameters.model_validate(proposal.parameters).process.pathways
         assert [pathway.name for pathway in pathways] == ["t0-s0/projection/mse", "t2-s1/projection/mse"]
+
+    def test_a_choice_of_transforms_and_of_logit_losses_is_a_set(self) -> None:
+        space = {
+            "connections": ["last"],
+            "transforms": [["projection", "gated"]],
+            "distances": [["mse", "hcl"]],
+            "logit_losses": [["kd", "dist"]],
+        }
+        proposal, *_ = SimulatedJob(make_spec(search={"space": space})).run_to(StageName.SEARCH).proposals
+        process = RunParameters.model_validate(proposal.parameters).process
+        methods = {(pathway.transform, pathway.distance) for pathway in process.pathways}
+        assert len(process.pathways) == len(methods) == 2 * 2
+        assert [loss.name for loss in process.logit_losses] == ["kd", "dist"]
+        (point,) = process.points
+        assert point.logit_weights == [1.0, 1.0]
+        assert point.teacher_temperatures == point.student_temperatures == [2.0, 2.0]
+
+    def test_without_connections_the_logits_alone_teach(self) -> None:
+        space = {"connections": ["none"], "transforms": [["projection"], ["gated"]]}
+        job = searched_to_the_end(search={"space": space})
+        for trial in job.of(StageName.SEARCH, "searched"):
+            process = RunParameters.model_validate(trial.parameters).process
+            assert not process.pathways
+            assert [loss.name for loss in process.logit_losses] == ["kd"]
+
+    @pytest.mark.parametrize("strategy", ["tpe", "random"])
+    @pytest.mark.parametrize(
+        "space",
+        [
+            {"connections": ["none", "last"], "logit_losses": [[], ["kd"]]},
+            {"connections": ["none", "same_depth", "all"], "logit_losses": [[]]},
+            {"transforms": [["identity"], ["projection"]], "distances": [["mse"]], "logit_losses": [[]]},
+        ],
+    )
+    def test_no_trial_distils_nothing(self, strategy: str, space: dict[str, object]) -> None:
+        """The widths differ, so that `identity` has no pathway; proposals stay inside the space."""
+        job = searched_to_the_end(search={"space": space, "strategy": strategy}, budget={"trials": 12})
+        trials = job.of(StageName.SEARCH, "searched")
+        assert len(trials) == 12
+        for trial in trials:
+            process = RunParameters.model_validate(trial.parameters).process
+            assert process.pathways or process.logit_losses
+            for dimension in dimensions_of(job.spec):
+                assert dimension.contains(trial.parameters["choices"][dimension.name])
 
     @pytest.mark.parametrize("strategy", ["tpe", "random"])
     def test_all_of_them_lie_in_the_space(self, strategy: str) -> None:
@@ -121,7 +166,7 @@ class TestProposals:
 
     def test_tpe_goes_where_it_is_good(self) -> None:
         """A space of 2 x 8 transforms and distances of which one in four pays: TPE finds it more often."""
-        names = [f"plugin_{index}" for index in range(8)]
+        sets = [[f"plugin_{index}"] for index in range(8)]
 
         def hits(strategy: str) -> int:
             job = SimulatedJob(
@@ -129,18 +174,18 @@ class TestProposals:
                     search={
                         "strategy": strategy,
                         "concurrent_trials": 1,
-                        "space": {"transforms": names},
+                        "space": {"transforms": sets},
                         "pruning": {"enabled": False},
                     },
                     budget={"trials": 40},
                 ),
                 accuracy=lambda key, parameters: (
-                    0.5 + 0.3 * (parameters["choices"].get("transform") == names[5]) + 0.01 * noise(key)
+                    0.5 + 0.3 * (parameters["choices"].get("transforms") == sets[5]) + 0.01 * noise(key)
                 ),
             )
             job.run_to(StageName.TUNING)
             trials = job.of(StageName.SEARCH, "searched")
-            return sum(trial.parameters["choices"]["transform"] == names[5] for trial in trials)
+            return sum(trial.parameters["choices"]["transforms"] == sets[5] for trial in trials)
 
         assert hits("tpe") >= 2 * max(hits("random"), 1)
 

@@ -24,8 +24,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown student": ({"student": {"model": "resnet_18"}}, "student.model", "resnet18"),
     "unknown data set": ({"data": {"name": "digit"}}, "data.name", "digits"),
     "unknown transform": (
-        {"search": {"space": {"transforms": ["projecton"]}}},
-        "search.space.transforms.0",
+        {"search": {"space": {"transforms": [["projecton"]]}}},
+        "search.space.transforms.0.0",
         "projection",
     ),
     "unknown distance": (
@@ -34,8 +34,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "hcl",
     ),
     "unknown logit loss": (
-        {"search": {"space": {"logit_losses": ["dk"]}}},
-        "search.space.logit_losses.0",
+        {"search": {"space": {"logit_losses": [["dk"]]}}},
+        "search.space.logit_losses.0.0",
         "kd",
     ),
     "unknown strategy": ({"search": {"strategy": "tpee"}}, "search.strategy", "tpe"),
