@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,16 @@ from search.records import StageName
 from tests.job_story import Story, small_spec
 from tests.service.api.conftest import Api, opened_api
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = os.environ.get("LIMBECK_CHROMIUM", "/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 HOSTILE = "<img src=x onerror=alert(1)>\"'&"
 
 
@@ -52,11 +62,11 @@ def stories(api: Api) -> Stories:
     return Stories(succeeded, running, failed, queued=begin(name=None))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, as it is installed."""
+    """Chromium, as it is installed. For one module: Playwright's loop keeps other tests from asyncio's."""
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield launched
         launched.close()
 
