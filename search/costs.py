@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 from typing import Any
@@ -54,11 +55,19 @@ def wall_seconds(runs: Iterable[float], *, at_once: int) -> float:
     return max(free_at, default=0.0)
 
 
+@dataclass(frozen=True)
+class Rate:
+    """Wall seconds of a run: once for all that is beside its steps (start, validation), and for each step."""
+
+    once: float
+    per_step: float
+
+
 class Costs:
     """Predicted and spent wall seconds of trials.
 
-    A step costs what completed trials of the same kind took (their median, start and validation included);
-    before there is one, what preflight measured.
+    Runs cost what completed trials of the same kind took (their medians); before there is one, what preflight
+    measured. A longer run starts no more often than a short one: only its steps grow in number.
     """
 
     def __init__(self, spec: JobSpec, preflight: PreflightResult, history: History) -> None:
@@ -69,9 +78,10 @@ class Costs:
     def predicted(self, kind: RunKind, *, splits: str, epochs: int, update_every_steps: int = 1) -> float:
         """Wall seconds of a run."""
         steps = epochs * self._preflight.steps_per_epoch[splits]
-        if kind in self._measured:
-            return steps * self._measured[kind]
-        return self._preflight.start_seconds + steps * self._seconds_per_step(kind, update_every_steps)
+        rate = self._measured.get(kind) or Rate(
+            self._preflight.start_seconds, self._seconds_per_step(kind, update_every_steps)
+        )
+        return rate.once + steps * rate.per_step
 
     def predicted_run(self, parameters: Mapping[str, Any]) -> float:
         """Wall seconds of a run with these RunParameters (as JSON)."""
@@ -101,18 +111,15 @@ class Costs:
 
     def proof_seconds(self, replay: TrialRecord, run: RunParameters) -> float:
         """Wall seconds of a proof run of the process that a replay on the search splits has measured."""
-        spent = self.spent(replay)
-        if spent <= 0:
+        rate = self._rate(replay)
+        if rate is None:
             return self.predicted_run(run.model_dump(mode="json"))
-        return spent * self._steps("proof", run.epochs) / self._steps("search", replay.parameters["epochs"])
+        return rate.once + rate.per_step * run.epochs * self._preflight.steps_per_epoch["proof"]
 
     def epochs_for(self, seconds: float, kind: RunKind, *, splits: str) -> int:
         """How many whole epochs of such a run fit into so many wall seconds."""
         one, two = (self.predicted(kind, splits=splits, epochs=epochs) for epochs in (1, 2))
         return max(0, math.floor((seconds - one) / (two - one) + 1e-9) + 1) if two > one else 0
-
-    def _steps(self, splits: str, epochs: int) -> int:
-        return epochs * self._preflight.steps_per_epoch[splits]
 
     def _seconds_per_step(self, kind: RunKind, update_every_steps: int) -> float:
         """An update of the process costs extra, and only every so many steps."""
@@ -122,11 +129,22 @@ class Costs:
         plain = measured[RunKind.PATHWAYS]
         return plain + max(0.0, measured[RunKind.SEARCH] - plain) / update_every_steps
 
-    def _measure(self, history: History) -> dict[RunKind, float]:
-        rates: dict[RunKind, list[float]] = {}
+    def _measure(self, history: History) -> dict[RunKind, Rate]:
+        rates: dict[RunKind, list[Rate]] = {}
         for stage in MEASURED_STAGES:
             for trial in completed(history.of(stage)):
-                steps = int((trial.result or {}).get("steps", 0))
-                if steps > 0 and trial.device_seconds > 0:
-                    rates.setdefault(run_kind(trial.parameters), []).append(self.spent(trial) / steps)
-        return {kind: median(values) for kind, values in rates.items()}
+                rate = self._rate(trial)
+                if rate is not None:
+                    rates.setdefault(run_kind(trial.parameters), []).append(rate)
+        return {
+            kind: Rate(median(rate.once for rate in found), median(rate.per_step for rate in found))
+            for kind, found in rates.items()
+        }
+
+    def _rate(self, trial: TrialRecord) -> Rate | None:
+        """What a completed trial took; None where it was not measured."""
+        result, spent = trial.result or {}, self.spent(trial)
+        steps, seconds = int(result.get("steps", 0)), float(result.get("seconds", 0.0))
+        if steps <= 0 or seconds <= 0 or spent <= 0:
+            return None
+        return Rate(max(0.0, spent - seconds), seconds / steps)

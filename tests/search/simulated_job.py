@@ -107,10 +107,15 @@ def accuracy_by_arm(**changes: float) -> Accuracy:
     return lambda key, parameters: means[key.arm] + 0.004 * noise(key.arm, key.seed, key.index)
 
 
-def run_seconds(parameters: Mapping[str, Any], epochs: float | None = None) -> float:
-    """What a run really takes in the simulation: exactly what preflight measured."""
+def step_seconds(parameters: Mapping[str, Any], epochs: float | None = None) -> float:
+    """What the steps of a run really take in the simulation: exactly what preflight measured."""
     steps = STEPS_PER_EPOCH[parameters["splits"]] * (parameters["epochs"] if epochs is None else epochs)
-    return START_SECONDS + steps * SECONDS_PER_STEP[run_kind(parameters)]
+    return steps * SECONDS_PER_STEP[run_kind(parameters)]
+
+
+def run_seconds(parameters: Mapping[str, Any], epochs: float | None = None) -> float:
+    """What a run really takes in the simulation, its start included."""
+    return START_SECONDS + step_seconds(parameters, epochs)
 
 
 @dataclass
@@ -123,6 +128,7 @@ class SimulatedJob:
     preflight: dict[str, Any] = field(default_factory=preflight_result)
     dry_run: bool = False
     slowness: float = 1.0
+    validation_seconds: float = 0.0
     seed: int = 0
     records: dict[TrialKey, TrialRecord] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
@@ -207,7 +213,8 @@ class SimulatedJob:
                 self.finish(replace(trial, state=TrialState.STOPPED_EARLY, stopped=stopped))
                 return
         if trial.key.stage is StageName.PROOF or epoch == trial.parameters["epochs"]:
-            self.finish(replace(trial, state=TrialState.COMPLETED, result=run_result(trial, final)))
+            result = run_result(trial, final, slowness=self.slowness)
+            self.finish(replace(trial, state=TrialState.COMPLETED, result=result))
 
     def finish(self, trial: TrialRecord) -> None:
         """Ends it, with the device-seconds and the wall time that it took."""
@@ -215,6 +222,7 @@ class SimulatedJob:
         if "process" in trial.parameters:
             whole = trial.state is TrialState.COMPLETED
             seconds = run_seconds(trial.parameters, None if whole else float(len(trial.curve)))
+            seconds += self.validation_seconds * len(trial.curve)
         seconds *= self.slowness
         self.elapsed_seconds += seconds / self.spec.search.concurrent_trials
         self.records[trial.key] = replace(trial, device_seconds=seconds * devices_per_trial(self.spec))
@@ -227,7 +235,7 @@ class SimulatedJob:
         return {"accuracy": 0.5, "recipe": {}}
 
 
-def run_result(trial: TrialRecord, accuracy: float) -> dict[str, Any]:
+def run_result(trial: TrialRecord, accuracy: float, *, slowness: float = 1.0) -> dict[str, Any]:
     """The result of a run; a search trial has learned a process of three points."""
     process = dict(trial.parameters["process"])
     if trial.parameters["learn"]:
@@ -239,7 +247,7 @@ def run_result(trial: TrialRecord, accuracy: float) -> dict[str, Any]:
         loss=1.0 - accuracy,
         images=TEST_IMAGES if trial.parameters["splits"] == "proof" else 200,
         steps=trial.parameters["epochs"] * STEPS_PER_EPOCH[trial.parameters["splits"]],
-        seconds=run_seconds(trial.parameters),
+        seconds=slowness * step_seconds(trial.parameters),
         process=process,
     )
     return result.model_dump(mode="json")
