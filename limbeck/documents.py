@@ -69,6 +69,9 @@ class Verdict(Answer):
 
     arm: str
     sentence: str
+    proof_arm: str | None = Field(
+        default=None, description="The row of `arms` that is meant: `plain_kd` means `tuned_kd`."
+    )
     process_kind: str | None = None
     longer_sentence: str | None = None
 

@@ -26,7 +26,6 @@ STATE_STYLES = {
     "cancelled": "dim",
 }
 EVENT_STYLES = {"warning": "yellow", "error": "red"}
-ARM_OF_VERDICT = {"plain_kd": "tuned_kd"}
 
 
 def report_table(report: Report) -> Table:
@@ -47,9 +46,9 @@ def report_table(report: Report) -> Table:
     table.add_column("over tuned KD in\npoints, 95% interval", justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
     table.add_column("finding", justify="right", no_wrap=True)
-    winner = ARM_OF_VERDICT.get(report.verdict.arm, report.verdict.arm)
     for arm in report.arms:
-        table.add_row(*_arm_cells(report, arm), style="bold green" if arm.arm == winner else None)
+        wins = arm.arm == report.verdict.proof_arm
+        table.add_row(*_arm_cells(report, arm), style="bold green" if wins else None)
     return table
 
 
@@ -122,8 +121,8 @@ def jobs_table(documents: Sequence[Mapping[str, Any]], *, now: datetime | None =
 
 
 def _verdict(report: Mapping[str, Any] | None) -> str:
-    arm = str(((report or {}).get("verdict") or {}).get("arm") or NOTHING)
-    return ARM_OF_VERDICT.get(arm, arm).replace("_", " ").replace("kd", "KD")
+    arm = str(((report or {}).get("verdict") or {}).get("proof_arm") or NOTHING)
+    return arm.replace("_", " ").replace("kd", "KD")
 
 
 def title(document: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from search.payback import Choice, longer_sentence
 from search.proof_runs import ProofRuns, arms_to_run, proof_key
 from search.records import StageName, TrialRecord, TrialState
 from search.spec import JobSpec
-from search.verdict import Difference, Verdict, judge, mean_and_deviation, paired_difference
+from search.verdict import Difference, Shortfall, Verdict, judge, mean_and_deviation, paired_difference
 
 LABELS = {
     ArmName.STUDENT_ALONE: "Student alone",
@@ -52,14 +52,21 @@ class JobReport:
         self._arms = arms_to_run(spec, self._proof.found)
         self._differences = {
             (arm, baseline): paired_difference(
-                arm, baseline, runs=self._accuracies(arm), against=self._accuracies(baseline)
+                arm,
+                baseline,
+                runs=self._accuracies(arm),
+                against=self._accuracies(baseline),
+                test_images=self._test_images(),
             )
             for arm, baseline in COMPARED
             if self._is_sound(arm) and self._is_sound(baseline)
         }
+        self._shortfall = self._tuning_shortfall()
         self.verdict: Verdict = judge(
-            self._difference(ArmName.SEARCHED, ArmName.TUNED_KD),
-            self._difference(ArmName.TUNED_KD, ArmName.STUDENT_ALONE),
+            searched_over_tuned=self._difference(ArmName.SEARCHED, ArmName.TUNED_KD),
+            searched_over_alone=self._difference(ArmName.SEARCHED, ArmName.STUDENT_ALONE),
+            tuned_over_alone=self._difference(ArmName.TUNED_KD, ArmName.STUDENT_ALONE),
+            shortfall=self._shortfall,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -70,6 +77,7 @@ class JobReport:
         return {
             "verdict": {
                 "arm": self.verdict.arm.value,
+                "proof_arm": self.verdict.arm.proof_arm.value,
                 "process_kind": found.kind.value if is_searched else None,
                 "sentence": self.verdict.sentence,
                 "longer_sentence": self._longer_sentence(),
@@ -160,6 +168,13 @@ class JobReport:
     def _spent(self, stage: StageName) -> float:
         return math.fsum(trial.device_seconds for trial in self._history.of(stage))
 
+    def _tuning_shortfall(self) -> Shortfall | None:
+        """Where tuning had less compute than the search, by more than one run."""
+        tuning, search = self._spent(StageName.TUNING), self._spent(StageName.SEARCH)
+        runs = self._history.of(StageName.TUNING)
+        longest = max((trial.device_seconds for trial in runs), default=0.0)
+        return Shortfall(tuning, search) if tuning + longest < search else None
+
     def _device_seconds(self) -> dict[str, float]:
         stages = [stage for stage in StageName if stage is not StageName.EXPORT]
         spent = {stage.value: self._spent(stage) for stage in stages}
@@ -206,6 +221,11 @@ class JobReport:
             notes.append(
                 f"The search ended after {len(searched)} of {limit} trials: the rest of the budget was "
                 "needed for tuning KD and for proof."
+            )
+        if self._shortfall is not None:
+            notes.append(
+                f"{self._shortfall.in_words()}, because time or budget ran out or its runs failed: so the "
+                "verdict cannot be `searched`."
             )
         if failures:
             notes.append(f"{len(failures)} trials of the search failed and were passed over.")

@@ -1,7 +1,8 @@
 """The verdict: which arm is to be used, by paired differences with 95% intervals. Imports no torch.
 
-`searched` only if its paired difference to tuned KD is above zero with its whole interval; else tuned KD by
-the same test over the student alone; else the student alone. What cannot be compared does not win.
+`searched` only if its paired differences to tuned KD and to the student alone are above zero with their whole
+intervals, and KD was tuned with as much compute as the search took; else tuned KD by the same test over the
+student alone; else the student alone. What cannot be compared does not win.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
 from search.arms import ArmName
 
@@ -55,11 +57,17 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_difference(
-    arm: ArmName, baseline: ArmName, *, runs: Mapping[int, float], against: Mapping[int, float]
+    arm: ArmName,
+    baseline: ArmName,
+    *,
+    runs: Mapping[int, float],
+    against: Mapping[int, float],
+    test_images: int,
 ) -> Difference:
     """Student's t interval of the mean of runs - against, paired by seed.
 
-    Raises ValueError with fewer than two common seeds: one pair has no spread.
+    Accuracies are multiples of 1 / test_images, so a few seeds may differ by exactly the same; their standard
+    deviation counts as one image at least. Raises ValueError with fewer than two common seeds.
     """
     seeds = sorted(runs.keys() & against.keys())
     if len(seeds) < 2:
@@ -68,8 +76,20 @@ def paired_difference(
 
     mean, deviation = mean_and_deviation([runs[seed] - against[seed] for seed in seeds])
     quantile = float(t.ppf(0.5 + CONFIDENCE / 2, len(seeds) - 1))
-    half = quantile * deviation / math.sqrt(len(seeds))
+    half = quantile * max(deviation, 1 / test_images) / math.sqrt(len(seeds))
     return Difference(arm, baseline, mean, mean - half, mean + half, len(seeds))
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Tuning of KD that ended with less compute than the search had, in device-seconds."""
+
+    tuning: float
+    search: float
+
+    def in_words(self) -> str:
+        """For a sentence."""
+        return f"KD was tuned for only {self.tuning:.3g} of the search's {self.search:.3g} device-seconds"
 
 
 @dataclass(frozen=True)
@@ -80,24 +100,48 @@ class Verdict:
     sentence: str
 
 
-def judge(over_tuned: Difference | None, over_alone: Difference | None) -> Verdict:
-    """The verdict from searched - tuned KD and tuned KD - student alone; None where runs failed."""
-    if over_tuned is not None and over_tuned.lower > 0:
+def judge(
+    *,
+    searched_over_tuned: Difference | None,
+    searched_over_alone: Difference | None,
+    tuned_over_alone: Difference | None,
+    shortfall: Shortfall | None = None,
+) -> Verdict:
+    """The verdict from paired differences; None where runs failed. With a shortfall nothing is proved."""
+    if _is_better(searched_over_tuned) and _is_better(searched_over_alone) and shortfall is None:
         return Verdict(
             VerdictArm.SEARCHED,
-            f"Use the searched process: it beats tuned KD by {over_tuned.in_words()}.",
+            "Use the searched process: it beats tuned KD by "
+            f"{searched_over_tuned.in_words()}, and the student alone by {searched_over_alone.in_words()}.",
         )
-    searched = _why_not("the searched process", "tuned KD", over_tuned)
-    if over_alone is not None and over_alone.lower > 0:
+    searched = _why_not_searched(searched_over_tuned, searched_over_alone, shortfall)
+    if _is_better(tuned_over_alone):
         return Verdict(
             VerdictArm.PLAIN_KD,
-            f"Use tuned KD: it beats the student trained alone by {over_alone.in_words()}; {searched}.",
+            f"Use tuned KD: it beats the student trained alone by {tuned_over_alone.in_words()}; {searched}.",
         )
-    tuned = _why_not("tuned KD", "the student alone", over_alone)
+    tuned = _why_not("tuned KD", "the student alone", tuned_over_alone)
     return Verdict(
         VerdictArm.STUDENT_ALONE,
         f"Train the student alone: distillation has not been shown to help; {tuned}, and {searched}.",
     )
+
+
+def _is_better(difference: Difference | None) -> TypeGuard[Difference]:
+    """Whether the whole interval is above zero."""
+    return difference is not None and difference.lower > 0
+
+
+def _why_not_searched(
+    over_tuned: Difference | None, over_alone: Difference | None, shortfall: Shortfall | None
+) -> str:
+    arm, alone = "the searched process", "the student alone"
+    untuned = f"; {shortfall.in_words()}" if shortfall else ""
+    if not _is_better(over_tuned):
+        return f"{_why_not(arm, 'tuned KD', over_tuned)}{untuned}"
+    if not _is_better(over_alone):
+        return f"{_why_not(arm, alone, over_alone)}{untuned}"
+    return f"{arm} beats tuned KD by {over_tuned.in_words()}, but that is no proof{untuned}"
 
 
 def _why_not(arm: str, baseline: str, difference: Difference | None) -> str:

@@ -8,9 +8,6 @@ from typing import Any
 from service.web.charts.intervals import Interval, IntervalChart, interval_chart
 from service.web.wording import lower_first, percent, points
 
-# The verdict names what to use; fixed KD is recommended as it was tuned.
-ARM_OF_VERDICT = {"plain_kd": "tuned_kd"}
-
 
 @dataclass(frozen=True)
 class ArmRow:
@@ -75,8 +72,7 @@ def report_view(report: dict[str, Any] | None) -> ReportView | None:
 
 def recommended_arm(report: dict[str, Any]) -> str:
     """The arm of proof that the verdict recommends."""
-    arm = str(report["verdict"]["arm"])
-    return ARM_OF_VERDICT.get(arm, arm)
+    return str(report["verdict"]["proof_arm"])
 
 
 def _arm_row(arm: dict[str, Any], over_tuned: dict[str, dict[str, Any]], winner: str) -> ArmRow:

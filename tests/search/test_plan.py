@@ -322,12 +322,14 @@ class TestVerdictAndExport:
             ({}, "searched", "searched"),
             ({"searched": 0.60}, "plain_kd", "tuned_kd"),
             ({"searched": 0.60, "tuned_kd": 0.60}, "student_alone", "student_alone"),
+            ({"student_alone": 0.72, "tuned_kd": 0.60, "searched": 0.68}, "student_alone", "student_alone"),
         ],
     )
     def test_all_three_verdicts(self, means: dict[str, float], verdict: str, proof_arm: str) -> None:
         job = SimulatedJob(make_spec(), accuracy=accuracy_by_arm(**means))
         report = finished(job)
         assert report["verdict"]["arm"] == verdict
+        assert report["verdict"]["proof_arm"] == proof_arm
         (export,) = job.of(StageName.EXPORT)
         exported = ExportParameters.model_validate(export.parameters)
         assert exported.arm == proof_arm
@@ -343,7 +345,9 @@ class TestVerdictAndExport:
             "verdict", "arms", "differences", "device_seconds", "teacher", "stopped_early", "trials",
             "process", "test_images", "epochs", "notes",
         }  # fmt: skip
-        assert report["verdict"].keys() == {"arm", "process_kind", "sentence", "longer_sentence"}
+        assert report["verdict"].keys() == {
+            "arm", "proof_arm", "process_kind", "sentence", "longer_sentence",
+        }  # fmt: skip
         pairs = {(d["arm"], d["baseline"]) for d in report["differences"]}
         others = {"tuned_kd", "plain_kd", "student_alone", "longer_kd", "uniform", "constant", "shuffled"}
         assert pairs == {("searched", other) for other in others} | {("tuned_kd", "student_alone")}

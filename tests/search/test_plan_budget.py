@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -263,6 +264,19 @@ class TestTuning:
         assert job.ask() == Wait() or first.state.is_final
         job.run_to(StageName.PROOF)
         assert len(job.of(StageName.TUNING)) == 1
+        report = report_of(job)
+        search, tuning = (report["device_seconds"][stage] for stage in ("search", "tuning"))
+        assert tuning < search / 5
+        said = f"KD was tuned for only {tuning:.3g} of the search's {search:.3g} device-seconds"
+        assert said in report["verdict"]["sentence"]
+        assert any(note.startswith(said) for note in report["notes"])
+        assert report["verdict"]["arm"] != "searched"
+        assert next(d for d in report["differences"] if d["baseline"] == "tuned_kd")["lower"] > 0
+
+    def test_tuned_at_equal_compute_nothing_is_remarked(self) -> None:
+        report = report_of(SimulatedJob(make_spec()))
+        assert "was tuned for only" not in json.dumps(report)
+        assert report["verdict"]["arm"] == "searched"
 
 
 class TestLongerKd:

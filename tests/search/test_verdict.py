@@ -15,13 +15,51 @@ from scipy import stats
 
 from search.arms import ArmName
 from search.payback import Choice, longer_sentence, uses_until_it_pays
-from search.verdict import Difference, VerdictArm, judge, mean_and_deviation, paired_difference
+from search.verdict import (
+    Difference,
+    Shortfall,
+    Verdict,
+    VerdictArm,
+    judge,
+    mean_and_deviation,
+    paired_difference,
+)
 
+IMAGES = 997
 accuracies = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12)
 
 
 def difference(lower: float, upper: float, *, arm: ArmName = ArmName.SEARCHED) -> Difference:
     return Difference(arm, ArmName.TUNED_KD, (lower + upper) / 2, lower, upper, 5)
+
+
+ABOVE, BELOW = difference(0.001, 0.02), difference(-0.05, -0.01)
+AROUND, AT_ZERO = difference(-0.01, 0.05), difference(0.0, 0.02)
+
+
+def verdict(
+    searched_over_tuned: Difference | None,
+    searched_over_alone: Difference | None,
+    tuned_over_alone: Difference | None,
+    shortfall: Shortfall | None = None,
+) -> Verdict:
+    return judge(
+        searched_over_tuned=searched_over_tuned,
+        searched_over_alone=searched_over_alone,
+        tuned_over_alone=tuned_over_alone,
+        shortfall=shortfall,
+    )
+
+
+def measured(ours: list[float], theirs: list[float]) -> Difference:
+    """The difference of runs with the seeds 0, 1, ..."""
+    return paired_difference(
+        ArmName.SEARCHED,
+        ArmName.TUNED_KD,
+        runs=by_seed(ours),
+        against=by_seed(theirs),
+        test_images=IMAGES,
+    )
 
 
 def by_seed(values: list[float]) -> dict[int, float]:
@@ -34,32 +72,36 @@ class TestPairedDifference:
     def test_the_interval_is_that_of_scipys_paired_t_test(self, pairs: list[tuple[float, float]]) -> None:
         ours, theirs = ([pair[place] for pair in pairs] for place in (0, 1))
         deltas = np.subtract(ours, theirs)
-        found = paired_difference(
-            ArmName.SEARCHED, ArmName.TUNED_KD, runs=by_seed(ours), against=by_seed(theirs)
-        )
+        found = measured(ours, theirs)
         assert found.mean == pytest.approx(deltas.mean(), abs=1e-12)
         assert found.seeds == len(pairs)
-        if deltas.std() > 1e-9:  # without spread scipy answers NaN
-            expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-            assert found.lower == pytest.approx(expected.low, abs=1e-9)
-            assert found.upper == pytest.approx(expected.high, abs=1e-9)
+        low, high = (
+            stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+            if deltas.std(ddof=1) > 1 / IMAGES
+            else stats.t.interval(
+                0.95, len(pairs) - 1, loc=deltas.mean(), scale=1 / IMAGES / math.sqrt(len(pairs))
+            )
+        )
+        assert found.lower == pytest.approx(low, abs=1e-9)
+        assert found.upper == pytest.approx(high, abs=1e-9)
 
     def test_by_hand(self) -> None:
         """Differences 1, 2, 3: mean 2, deviation 1, and t of two degrees of freedom from the tables."""
-        found = paired_difference(
-            ArmName.SEARCHED,
-            ArmName.TUNED_KD,
-            runs=by_seed([2.0, 4.0, 6.0]),
-            against=by_seed([1.0, 2.0, 3.0]),
-        )
+        found = measured([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
         assert found.lower == pytest.approx(2 - 4.302652729911275 / math.sqrt(3))
         assert found.upper == pytest.approx(2 + 4.302652729911275 / math.sqrt(3))
 
-    def test_equal_differences_have_no_spread(self) -> None:
-        found = paired_difference(
-            ArmName.SEARCHED, ArmName.TUNED_KD, runs=by_seed([0.75, 0.5]), against=by_seed([0.5, 0.25])
-        )
-        assert (found.lower, found.mean, found.upper) == (0.25, 0.25, 0.25)
+    @pytest.mark.parametrize("seeds", [2, 3, 5])
+    def test_equal_differences_have_a_spread_of_one_image(self, seeds: int) -> None:
+        """Each seed better by one image is no proof, by twenty images it is."""
+        theirs = [700 / IMAGES] * seeds
+        one, twenty = (measured([(700 + gain) / IMAGES] * seeds, theirs) for gain in (1, 20))
+        half = stats.t.ppf(0.975, seeds - 1) / IMAGES / math.sqrt(seeds)
+        for found, gain in ((one, 1), (twenty, 20)):
+            assert found.mean == pytest.approx(gain / IMAGES)
+            assert found.upper - found.mean == pytest.approx(half)
+            assert found.mean - found.lower == pytest.approx(half)
+        assert one.lower < 0 < twenty.lower
 
     def test_seeds_are_paired_not_places(self) -> None:
         found = paired_difference(
@@ -67,13 +109,20 @@ class TestPairedDifference:
             ArmName.TUNED_KD,
             runs={3: 0.3, 1: 0.1, 2: 0.2, 9: 1.0},
             against={1: 0.1, 2: 0.2, 3: 0.3, 8: 0.0},
+            test_images=IMAGES,
         )
         assert found.seeds == 3
         assert found.mean == 0
 
     def test_one_pair_is_too_few(self) -> None:
         with pytest.raises(ValueError, match="1 seeds in common"):
-            paired_difference(ArmName.SEARCHED, ArmName.TUNED_KD, runs={1: 0.5, 2: 0.4}, against={2: 0.5})
+            paired_difference(
+                ArmName.SEARCHED,
+                ArmName.TUNED_KD,
+                runs={1: 0.5, 2: 0.4},
+                against={2: 0.5},
+                test_images=IMAGES,
+            )
 
     @given(values=st.lists(st.floats(0, 1), min_size=2, max_size=20))
     def test_mean_and_deviation(self, values: list[float]) -> None:
@@ -85,23 +134,45 @@ class TestPairedDifference:
 
 class TestRule:
     @pytest.mark.parametrize(
-        ("over_tuned", "over_alone", "arm"),
+        ("over_tuned", "over_alone", "tuned_over_alone", "arm"),
         [
-            (difference(0.001, 0.02), difference(0.01, 0.02), VerdictArm.SEARCHED),
-            (difference(0.001, 0.02), difference(-0.02, 0.01), VerdictArm.SEARCHED),
-            (difference(0.001, 0.02), None, VerdictArm.SEARCHED),
-            (difference(0.0, 0.02), difference(0.01, 0.02), VerdictArm.PLAIN_KD),
-            (difference(-0.01, 0.05), difference(0.01, 0.02), VerdictArm.PLAIN_KD),
-            (None, difference(0.01, 0.02), VerdictArm.PLAIN_KD),
-            (difference(-0.01, 0.05), difference(0.0, 0.02), VerdictArm.STUDENT_ALONE),
-            (difference(-0.05, -0.01), difference(-0.05, -0.01), VerdictArm.STUDENT_ALONE),
-            (None, None, VerdictArm.STUDENT_ALONE),
+            (ABOVE, ABOVE, ABOVE, VerdictArm.SEARCHED),
+            (ABOVE, ABOVE, AROUND, VerdictArm.SEARCHED),
+            (ABOVE, ABOVE, BELOW, VerdictArm.SEARCHED),
+            (ABOVE, AROUND, ABOVE, VerdictArm.PLAIN_KD),
+            (ABOVE, AT_ZERO, AROUND, VerdictArm.STUDENT_ALONE),
+            (ABOVE, BELOW, BELOW, VerdictArm.STUDENT_ALONE),
+            (ABOVE, None, BELOW, VerdictArm.STUDENT_ALONE),
+            (AT_ZERO, ABOVE, ABOVE, VerdictArm.PLAIN_KD),
+            (AROUND, ABOVE, ABOVE, VerdictArm.PLAIN_KD),
+            (None, ABOVE, ABOVE, VerdictArm.PLAIN_KD),
+            (AROUND, ABOVE, AT_ZERO, VerdictArm.STUDENT_ALONE),
+            (BELOW, BELOW, BELOW, VerdictArm.STUDENT_ALONE),
+            (None, None, None, VerdictArm.STUDENT_ALONE),
         ],
     )
-    def test_it_needs_the_whole_interval_above_zero(
-        self, over_tuned: Difference | None, over_alone: Difference | None, arm: VerdictArm
+    def test_it_needs_the_whole_intervals_above_zero(
+        self,
+        over_tuned: Difference | None,
+        over_alone: Difference | None,
+        tuned_over_alone: Difference | None,
+        arm: VerdictArm,
     ) -> None:
-        assert judge(over_tuned, over_alone).arm is arm
+        assert verdict(over_tuned, over_alone, tuned_over_alone).arm is arm
+
+    def test_a_process_that_is_worse_than_the_student_alone_is_never_recommended(self) -> None:
+        """Student alone .72, tuned KD .60, searched .68: better than KD, and of no use."""
+        alone, tuned, searched = ([mean + noise for noise in (0, 0.01, -0.01)] for mean in (0.72, 0.60, 0.68))
+        found = verdict(measured(searched, tuned), measured(searched, alone), measured(tuned, alone))
+        assert found.arm is VerdictArm.STUDENT_ALONE
+        assert "the searched process is worse than the student alone: -4.0" in found.sentence
+
+    def test_against_a_baseline_that_was_not_tuned_nothing_is_proved(self) -> None:
+        shortfall = Shortfall(tuning=12.04, search=345.6)
+        kept, lost = (verdict(ABOVE, ABOVE, alone, shortfall) for alone in (ABOVE, BELOW))
+        assert (kept.arm, lost.arm) == (VerdictArm.PLAIN_KD, VerdictArm.STUDENT_ALONE)
+        for found in (kept, lost, verdict(AROUND, ABOVE, ABOVE, shortfall)):
+            assert found.sentence.endswith("; KD was tuned for only 12 of the search's 346 device-seconds.")
 
     def test_what_each_verdict_keeps(self) -> None:
         assert VerdictArm.SEARCHED.proof_arm is ArmName.SEARCHED
@@ -114,14 +185,21 @@ class TestRule:
         wins = 0
         for _ in range(2000):
             ours, theirs = random.normal(0.7, 0.01, (2, 5))
-            found = paired_difference(
-                ArmName.SEARCHED,
-                ArmName.TUNED_KD,
-                runs=by_seed(ours.tolist()),
-                against=by_seed(theirs.tolist()),
-            )
-            wins += judge(found, None).arm is VerdictArm.SEARCHED
+            found = measured(ours.tolist(), theirs.tolist())
+            wins += verdict(found, ABOVE, ABOVE).arm is VerdictArm.SEARCHED
         assert abs(wins / 2000 - 0.025) < 0.014
+
+    @pytest.mark.parametrize("seeds", [2, 3, 5])
+    @pytest.mark.parametrize("most", [1, 3])
+    def test_nor_do_accuracies_in_whole_images_raise_more(self, seeds: int, most: int) -> None:
+        """Equal arms that differ by up to 3 images: with 2 seeds both often win by the same number."""
+        random = np.random.default_rng(seeds)
+        wins = 0
+        for _ in range(2000):
+            gains = random.integers(-most, most + 1, seeds)
+            found = measured(((700 + gains) / IMAGES).tolist(), [700 / IMAGES] * seeds)
+            wins += found.lower > 0
+        assert wins / 2000 < 0.025 + 0.014
 
 
 class TestSentences:
@@ -136,15 +214,16 @@ class TestSentences:
         )
 
     def test_each_verdict_says_what_and_why(self) -> None:
-        won = judge(difference(0.008, 0.03), difference(0.01, 0.02)).sentence
+        won = verdict(difference(0.008, 0.03), difference(0.01, 0.03), None).sentence
         assert won == (
             "Use the searched process: it beats tuned KD by +1.9 percentage points "
-            "(95% interval +0.8 to +3.0, 5 seeds)."
+            "(95% interval +0.8 to +3.0, 5 seeds), and the student alone by +2.0 percentage points "
+            "(95% interval +1.0 to +3.0, 5 seeds)."
         )
-        tuned = judge(difference(-0.01, 0.03), difference(0.01, 0.02)).sentence
+        tuned = verdict(difference(-0.01, 0.03), None, difference(0.01, 0.02)).sentence
         assert tuned.startswith("Use tuned KD: it beats the student trained alone by +1.5 percentage points")
         assert "the searched process is not shown to be better than tuned KD: +1.0" in tuned
-        alone = judge(difference(-0.03, -0.01), None).sentence
+        alone = verdict(difference(-0.03, -0.01), None, None).sentence
         assert alone.startswith("Train the student alone")
         assert "the searched process is worse than tuned KD: -2.0" in alone
         assert "tuned KD could not be compared with the student alone, because runs failed" in alone
