@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -174,10 +175,10 @@ class JobConductor:
             index=key.index,
             parameters=trial.record.parameters,
             spec=self._spec,
-            artifact_root=settings.artifact_root,
-            cache_root=settings.cache_root,
-            datasets_file=settings.datasets_file,
-            weights_root=settings.weights_root,
+            artifact_root=_absolute(settings.artifact_root),
+            cache_root=settings.cache_root.absolute(),
+            datasets_file=settings.datasets_file.absolute(),
+            weights_root=settings.weights_root.absolute(),
             teacher_file=self._memory.teacher_file(),
             student_file=self._memory.student_file(trial),
             checkpoint_seconds=settings.checkpoint_seconds,
@@ -258,3 +259,8 @@ class JobConductor:
 def _sentence(report: dict[str, Any] | None) -> str:
     """The verdict in words."""
     return "preflight has found nothing wrong" if report is None else str(report["verdict"]["sentence"])
+
+
+def _absolute(place: str) -> str:
+    """An actor may have another working directory. URLs stay as they are."""
+    return place if "://" in place else str(Path(place).absolute())

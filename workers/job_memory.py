@@ -77,16 +77,13 @@ class JobMemory:
         running = [trial for trial in self if trial.record.state is TrialState.RUNNING]
         done = [trial for trial in self if trial.record.state.is_final]
         done_here = sum(trial.record.key.stage is stage for trial in done)
-        at_work = "".join(
-            f"; {trial.record.key.arm} (seed {trial.record.key.seed}) at step {trial.step}"
-            for trial in running
-        )
+        at_work = ", ".join(f"{_name(trial)} at step {trial.step}" for trial in running)
         return {
             "stage": stage,
             "trials_done": len(done),
             "trials_total": self._total(stage),
             "running": len(running),
-            "message": f"{stage}: {done_here} trials done{at_work}",
+            "message": f"{stage}: {done_here} done" + (f"; {at_work}" if at_work else ""),
         }
 
     def _total(self, stage: StageName | None) -> int | None:
@@ -107,3 +104,11 @@ class JobMemory:
                     if file.name == name:
                         return file
         return None
+
+
+def _name(trial: KnownTrial) -> str:
+    """As short as it can be inside one stage: trials of search and tuning differ by index, others by seed."""
+    key = trial.record.key
+    if key.stage in (StageName.SEARCH, StageName.TUNING):
+        return f"{key.arm} {key.index}"
+    return f"{key.arm} (seed {key.seed})" if key.stage is StageName.PROOF else key.arm

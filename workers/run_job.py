@@ -52,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     configure_logs(settings.log_level)
     structlog.contextvars.bind_contextvars(job_id=lease.job_id, attempt=lease.attempt)
     driver = Driver(lease, settings)
-    signal.signal(signal.SIGTERM, driver.on_terminate)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     driver.end(driver.run())
 
 
@@ -68,6 +66,7 @@ class Driver:
 
     def run(self) -> Exit:
         """Watch the renewals, load the job, execute its plan, record its end."""
+        self._handle_signals()
         self._watch().start()
         # A predecessor that was killed a moment ago may have left processes that still want to end.
         ray_environment.end_processes_of(self._lease.job_id)
@@ -91,8 +90,12 @@ class Driver:
         sys.stderr.flush()
         os._exit(status)
 
-    def on_terminate(self, number: int, frame: FrameType | None) -> NoReturn:
-        """Handler of SIGTERM."""
+    def _handle_signals(self) -> None:
+        """SIGTERM ends everything at once. SIGINT, which a terminal sends to all, is left to the worker."""
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> NoReturn:
         self.end(Exit.TERMINATED)
 
     def _watch(self) -> RenewalWatch:
@@ -135,6 +138,7 @@ class Driver:
             else tune.local_cluster(cpus=settings.cpus, gpus=settings.gpus, temp_dir=directory)
         )
         with cluster:
+            self._handle_signals()  # Ray has put handlers of its own in their place
             try:
                 tune.require_resources(conductor.resources)
             except NoResourcesError as error:

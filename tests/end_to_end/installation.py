@@ -168,8 +168,13 @@ class Installation:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def drivers(self) -> list[psutil.Process]:
-        """The drivers at work."""
-        return [process for process in self.processes() if "workers.run_job" in command_of(process)]
+        """The drivers at work: leaders of their groups. A child of one looks like it until its exec."""
+        found = []
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                if "workers.run_job" in command_of(process) and os.getpgid(process.pid) == process.pid:
+                    found.append(process)
+        return found
 
     def words(self) -> str:
         """The end of what workers and drivers have said."""

@@ -175,6 +175,22 @@ def test_a_stopped_worker_leaves_no_driver_and_writes_nothing_afterwards(fresh: 
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(fresh: Installation) -> None:
+    job_id = fresh.submit(SMALL_JOB)
+    wait_until(lambda: fresh.job(job_id).preflight is not None, seconds=120, what="the search")
+    (worker,) = fresh.workers
+    assert fresh.api is not None
+    worker.terminate()
+    assert worker.wait(timeout=10) == 0
+    assert [process for process in fresh.processes() if process.pid != fresh.api.pid] == []
+    job = fresh.job(job_id)
+    assert (job.state, job.status_reason) == (JobState.QUEUED, "worker_stopped")
+    fresh.start_worker()
+    fresh.succeed(job_id, seconds=240)
+    check_sound(fresh, job_id)
+
+
+@pytest.mark.slow
 def test_two_workers_never_run_the_same_job_at_once(fresh: Installation) -> None:
     """They share the work, and when one is killed the other goes on with its job, too."""
     fresh.start_worker()
