@@ -14,28 +14,38 @@ Connection = tuple[Stage, Stage]
 """A teacher stage and the student stage that it teaches."""
 
 _DEPTH_TOLERANCE = 1e-6
-_keeps_channels = {"identity"}
-_ignores_channels = {"attention"}
-_compares_places = {"attention"}
+_keeps_channels: set[str] = set()
+_ignores_channels: set[str] = set()
+_compares_places: set[str] = set()
 
 
 class UnknownConnectionsError(LookupError):
     """There is no rule of that name."""
 
 
-def declare_keeps_channels(transform: str) -> None:
-    """Say that a plug-in's transform leaves the channels as they are: both stages need equally many."""
-    _keeps_channels.add(transform)
+def declare_transform(name: str, *, keeps_channels: bool) -> None:
+    """Say of a transform that it leaves the channels as they are: both stages need equally many.
+
+    What is not declared gives the teacher's channels. The plan has to know, where no torch is at hand.
+    """
+    if keeps_channels:
+        _keeps_channels.add(name)
 
 
-def declare_ignores_channels(distance: str) -> None:
-    """Say that a plug-in's distance compares maps of any number of channels."""
-    _ignores_channels.add(distance)
+def declare_distance(name: str, *, ignores_channels: bool = False, compares_places: bool = False) -> None:
+    """Say of a distance that it compares maps of any number of channels, that it is blind on one pixel.
+
+    What is not declared needs equal channels and maps of any size. The plan has to know, where no torch is at
+    hand.
+    """
+    if ignores_channels:
+        _ignores_channels.add(name)
+    if compares_places:
+        _compares_places.add(name)
 
 
-def declare_compares_places(distance: str) -> None:
-    """Say that a plug-in's distance is blind on maps of one pixel."""
-    _compares_places.add(distance)
+declare_transform("identity", keeps_channels=True)
+declare_distance("attention", ignores_channels=True, compares_places=True)
 
 
 def keeps_channels(transform: str) -> bool:

@@ -1,7 +1,7 @@
 """The registry of methods: how one new file becomes searchable, documented and tested.
 
 A method registers itself by name under a kind. Sibling files of a method package are imported by
-`import_siblings`; plug-in packages register through the entry-point group `limbeck.methods`.
+`import_siblings`, plug-in packages through their entry points (docs/plugins.md).
 Imports no torch: factories are only called where torch is at hand.
 """
 
@@ -15,8 +15,14 @@ from enum import StrEnum
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-ENTRY_POINT_GROUP = "limbeck.methods"
 T = TypeVar("T", bound=Callable[..., Any])
+
+
+class PlugIns(StrEnum):
+    """The entry-point groups of plug-in packages."""
+
+    PLANS = "limbeck.plans"  # strategies and declarations: loaded wherever a job is planned, without torch
+    METHODS = "limbeck.methods"  # all else: loaded where students are trained, and for the catalogue
 
 
 class Kind(StrEnum):
@@ -87,12 +93,19 @@ def import_siblings(package: str, path: list[str]) -> None:
 
 def load_everything() -> None:
     """Import all built-in methods (this needs torch) and all plug-ins."""
-    for package in ("search.pathways", "search.logits", "search.process", "search.strategies"):
+    for package in ("search.pathways", "search.logits", "search.process"):
         importlib.import_module(package)
-    load_plugins()
+    load_plans()
+    _load_plug_ins(PlugIns.METHODS)
 
 
-def load_plugins() -> None:
-    """Load the plug-in packages' entry points; each registers its methods when it is imported."""
-    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+def load_plans() -> None:
+    """Import all that a plan may name, built in and from plug-ins. Needs no torch."""
+    importlib.import_module("search.strategies")
+    _load_plug_ins(PlugIns.PLANS)
+
+
+def _load_plug_ins(group: PlugIns) -> None:
+    """Each registers or declares what it has when it is imported; a broken one breaks start-up loudly."""
+    for entry_point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         entry_point.load()

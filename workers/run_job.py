@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import structlog
 
+from search.registry import load_plans
 from service.logs import configure_logs
 from service.settings import Settings
 from service.store.errors import LeaseLost
@@ -118,6 +119,7 @@ class Driver:
         self.end(Exit.SILENCE)
 
     def _carry_out(self) -> None:
+        load_plans()
         job = self._recorder.load()
         conductor = self._conductor = JobConductor(self._recorder, job, self._settings)
         if self._is_cancelled:
