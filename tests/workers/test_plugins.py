@@ -23,7 +23,7 @@ from tests.job_story import Story
 from workers.catalogue import read_catalogue
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
-FILES = dict(re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+FILES = dict(re.findall(r"^```\w+ title=([\w./]+)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
 (SPEC,) = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 PLAN = """
