@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
+from search.costs import devices_per_trial
 from search.records import StageName, TrialKey
 from search.spec import JobSpec
 
@@ -67,8 +68,7 @@ class Assignment(Document):
     @property
     def devices(self) -> float:
         """What a wall second is multiplied by: reserved GPUs, or CPU cores where there is no GPU."""
-        resources = self.spec.resources_per_trial
-        return resources.gpus or resources.cpus
+        return devices_per_trial(self.spec)
 
 
 def directory_of(job_id: str, trial_id: str) -> str:
