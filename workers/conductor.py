@@ -35,6 +35,11 @@ class Conductor(Protocol):
         """Whether everything must end now, whatever is at work."""
         ...
 
+    @property
+    def may_prepare(self) -> bool:
+        """Whether processes may be started for trials that are yet to come: they hold their resources."""
+        ...
+
     def next_assignment(self) -> Assignment | Answer:
         """The next trial to be started; WAIT while only a running one's end can bring more."""
         ...

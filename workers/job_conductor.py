@@ -75,6 +75,11 @@ class JobConductor:
         return self._cancelled.is_set() or isinstance(self._end, Fail)
 
     @property
+    def may_prepare(self) -> bool:
+        """See `Conductor.may_prepare`: in a cluster that others use, too, not while a teacher is trained."""
+        return self._settings.ray_address is None or self._stage is not StageName.TEACHER
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is left to run: true at the start if only the job's end was not recorded."""
         if self._end is None and not self._waiting:
@@ -243,8 +248,7 @@ class JobConductor:
     def _come_to(self, stage: StageName) -> None:
         if stage is not self._stage:
             self._stage = stage
-            self._recorder.stage_begins(stage)
-            self._tell_progress()
+            self._recorder.stage_begins(stage, progress=self._memory.progress(stage))
 
     def _tell_progress(self, *, at_leisure: bool = False) -> None:
         """Bring the job's progress up to date; reports do it once a second at most."""

@@ -76,17 +76,20 @@ class Recorder:
 
         return patiently(read, give_up=_never)
 
-    def stage_begins(self, stage: StageName) -> None:
-        """Tell that the job has come to another stage."""
-        self._write(
-            lambda session: events.report(
+    def stage_begins(self, stage: StageName, *, progress: dict[str, Any]) -> None:
+        """Tell that the job has come to another stage, and how far it is."""
+
+        def write(session: Session) -> None:
+            queue.update_progress(session, lease=self.lease, progress=progress)
+            events.report(
                 session,
                 lease=self.lease,
                 kind=EventKind.JOB_STAGE,
                 message=f"Stage {stage} begins",
                 data={"stage": stage},
             )
-        )
+
+        self._write(write)
 
     def progress(self, progress: dict[str, Any], *, tell: bool) -> None:
         """Replace the job's progress; `tell` makes it an event, too."""

@@ -151,7 +151,6 @@ class Driver:
                     resources=conductor.resources,
                     concurrent_trials=conductor.concurrent_trials,
                     storage=directory / "tune",
-                    warm_up=settings.ray_address is None,
                 )
             conductor.conclude()
 

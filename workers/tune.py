@@ -188,14 +188,9 @@ def execute(
     concurrent_trials: int,
     storage: Path,
     actor: type[TrialActor] = TrialActor,
-    warm_up: bool = True,
 ) -> None:
-    """Carry out trials until the conductor is done or halted; raises what the conductor raised.
-
-    `warm_up`: while there is room for more trials than there are, start their processes already. They hold
-    their resources from then on, so it is meant for a cluster that is this job's alone.
-    """
-    exchange = _Exchange(conductor, warm_ups=concurrent_trials - 1 if warm_up else 0)
+    """Carry out trials until the conductor is done or halted; raises what the conductor raised."""
+    exchange = _Exchange(conductor, warm_ups=concurrent_trials - 1)
     trainable = tune.with_resources(actor, tune.PlacementGroupFactory([_bundle(resources)]))
     for number in count():
         try:
@@ -261,8 +256,10 @@ class _Exchange:
 
     def may_warm_up(self) -> bool:
         """Whether another process may be started for trials to come; counts it as started."""
+        if self._warm_ups <= 0 or not self._conductor.may_prepare:
+            return False
         self._warm_ups -= 1
-        return self._warm_ups >= 0
+        return True
 
     def heard(self, trial: Any, result: dict[str, Any]) -> bool:
         message: Message = MESSAGE.validate_json(result["message"])

@@ -41,7 +41,8 @@ class Cluster:
     @contextmanager
     def node(self, *, is_head: bool) -> Iterator[psutil.Process]:
         """A node, until the end of the block."""
-        place = ["--head", f"--port={self.address.partition(':')[2]}"]
+        port = self.address.partition(":")[2]
+        place = ["--head", f"--port={port}", "--include-dashboard=false"]
         options = place if is_head else [f"--address={self.address}"]
         with (self.directory / ("head.log" if is_head else "other.log")).open("wb") as log:
             process = subprocess.Popen(
@@ -53,7 +54,6 @@ class Cluster:
                     f"--node-ip-address={HEAD_ADDRESS if is_head else OTHER_ADDRESS}",
                     "--num-cpus=1",
                     "--num-gpus=0",
-                    "--include-dashboard=false",
                     "--disable-usage-stats",
                     "--object-store-memory=100000000",
                     "--min-worker-port=0",
@@ -75,6 +75,12 @@ class Cluster:
                         member.kill()
             process.wait(timeout=10)
 
+    def has_both(self) -> bool:
+        """Whether both nodes have joined."""
+        ask = [str(RAY), "status", f"--address={self.address}"]
+        status = subprocess.run(ask, env=self.environment, capture_output=True, text=True, check=False)
+        return status.stdout.count(" node_") == 2
+
     def is_healthy(self) -> bool:
         """Whether the head answers."""
         check = [str(RAY), "health-check", f"--address={self.address}"]
@@ -91,6 +97,7 @@ def cluster() -> Iterator[Cluster]:
         stack.enter_context(cluster.node(is_head=True))
         wait_until(cluster.is_healthy, seconds=60, what="the head")
         stack.enter_context(cluster.node(is_head=False))
+        wait_until(cluster.has_both, seconds=60, what="the other node")
         yield cluster
 
 
@@ -106,7 +113,7 @@ def joined(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_trials_run_on_both_nodes_and_end_with_their_driver(joined: Installation) -> None:
+def test_the_trials_of_a_job_run_on_both_nodes(joined: Installation) -> None:
     job_id = joined.submit(SMALL_JOB)
     joined.succeed(job_id, seconds=300)
     nodes = {trial.node for trial in joined.trials(job_id) if trial.state is TrialState.COMPLETED}

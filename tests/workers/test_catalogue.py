@@ -72,4 +72,4 @@ def test_the_worker_itself_loads_neither_torch_nor_ray() -> None:
         text=True,
         check=True,
     )
-    assert found.stdout.strip() == "set()"
+    assert found.stdout.strip() == "[]"

@@ -57,7 +57,7 @@ class TestLoad:
     def test_gives_back_what_was_recorded(self, job: ClaimedJob) -> None:
         recorder = job.recorder()
         trial = propose(recorder)
-        recorder.stage_begins(StageName.SEARCH)
+        recorder.stage_begins(StageName.SEARCH, progress={"stage": "search", "message": "begun"})
         recorder.progress({"stage": "search", "message": "well"}, tell=True)
         recorder.started(trial.id, node="here")
         recorder.report(trial.id, reported(1))
@@ -142,7 +142,7 @@ class TestWriting:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda recorder, trial: recorder.stage_begins(StageName.PROOF),
+        lambda recorder, trial: recorder.stage_begins(StageName.PROOF, progress={}),
         lambda recorder, trial: recorder.progress({"message": "well"}, tell=False),
         lambda recorder, trial: recorder.trouble("none"),
         lambda recorder, trial: recorder.propose([Proposal(KEY, {})]),

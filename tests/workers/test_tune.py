@@ -80,6 +80,7 @@ class Stages:
     idle_seconds: list[float] = field(default_factory=list)
     most_at_work: int = 0
     is_halted: bool = False
+    may_prepare: bool = True
     _free_since: dict[int, float] = field(default_factory=dict)
     _at_work: set[str] = field(default_factory=set)
     _again: list[str] = field(default_factory=list)
