@@ -300,7 +300,7 @@ class Resources(SpecModel):
     """What Ray reserves for each trial."""
 
     cpus: Annotated[float, Field(gt=0, le=10_000)] = Field(default=1.0, description="CPU cores.")
-    gpus: Annotated[float, Field(ge=0, le=1)] = Field(
+    gpus: Annotated[float, Field(ge=0, le=1_000)] = Field(
         default=0.0,
         description="GPUs; half a GPU lets two trials share one. A trial on several is not supported yet.",
     )

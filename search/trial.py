@@ -119,6 +119,11 @@ def device_for(spec: JobSpec, device: str | None) -> str:
 
     Raises SearchProblem `device_unavailable` where it cannot be used.
     """
+    if spec.resources_per_trial.gpus > 1:
+        raise SearchProblem(
+            "a trial on several GPUs is not supported yet: set resources_per_trial.gpus to 1 or less",
+            code="device_unavailable",
+        )
     chosen = device or ("cuda" if spec.resources_per_trial.gpus > 0 else "cpu")
     try:
         torch.zeros(1, device=chosen)

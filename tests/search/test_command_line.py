@@ -86,3 +86,10 @@ def test_the_library_lists_what_it_can_do(tmp_path: Path) -> None:
     assert all(
         word in listed.stdout for word in ("search.find", "projection", "attention", "softplus", "tpe")
     )
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run("search.distill", *PAIR, "--device=cuda:77", "--max-steps=1", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "device_unavailable" in done.stderr
+    assert "cuda:77" in done.stderr
