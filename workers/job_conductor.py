@@ -143,6 +143,8 @@ class JobConductor:
                 self._recorder.cancel()
             case _:
                 raise RuntimeError("the executor has ended before the job")
+        for trial in self._memory.unfinished():
+            self._remove_checkpoints(trial)
 
     def _ask_plan(self) -> None:
         """Ask again only when a trial has ended since: while one runs the answer stays the same."""

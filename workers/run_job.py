@@ -32,6 +32,7 @@ from workers.conductor import ClusterUnreachableError, NoResourcesError
 from workers.job_conductor import JobConductor
 from workers.recording import Recorder
 from workers.renewals import RenewalWatch, Silence
+from workers.trial_actor import scratch_of
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +73,10 @@ class Driver:
         # A predecessor that was killed a moment ago may have left processes that still want to end.
         ray_environment.end_processes_of(self._lease.job_id)
         self._remove_ray_files("*")
+        self._remove_scratch()
         try:
             self._carry_out()
+            self._remove_scratch()
         except LeaseLost:
             log.warning("lease_lost")
             return Exit.LEASE_LOST
@@ -151,6 +154,7 @@ class Driver:
                     resources=conductor.resources,
                     concurrent_trials=conductor.concurrent_trials,
                     storage=directory / "tune",
+                    is_exclusive=settings.ray_address is None,
                 )
             conductor.conclude()
 
@@ -167,6 +171,10 @@ class Driver:
         """Of one attempt at this job on this machine, or of all (`*`); their processes have been ended."""
         for directory in self._settings.ray_temp_dir.glob(f"{self._directory_prefix}{attempts}"):
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _remove_scratch(self) -> None:
+        """Of all trials of the job: at the start its predecessors' are dead, at the end its own are over."""
+        shutil.rmtree(scratch_of(self._settings.cache_root, self._lease.job_id), ignore_errors=True)
 
 
 def _words(error: Exception) -> str:

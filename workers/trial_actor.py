@@ -197,9 +197,14 @@ def _require_json(result: dict[str, Any]) -> None:
 def _scratch(assignment: Assignment) -> Iterator[Path]:
     """A directory on this node for the trial's own files; gone when the trial is over."""
     name = f"{assignment.trial_id}-{assignment.attempt}-{os.getpid()}"
-    directory = assignment.cache_root / "scratch" / name
+    directory = scratch_of(assignment.cache_root, assignment.job_id) / name
     directory.mkdir(parents=True, exist_ok=True)
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def scratch_of(cache_root: Path, job_id: str) -> Path:
+    """Where the job's trials on this node have their scratch; the driver removes what killed ones left."""
+    return cache_root / "scratch" / job_id

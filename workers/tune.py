@@ -10,14 +10,13 @@ import ctypes
 import logging
 import os
 import platform
-import re
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray import tune
@@ -27,8 +26,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.spec import Resources
-from workers.assignment import MESSAGE, Assignment, Completed, Failed, Message, Started, is_last
+from workers.assignment import MESSAGE, Assignment, Failed, Message, is_last
 from workers.conductor import Answer, ClusterUnreachableError, Conductor, Death, NoResourcesError
+from workers.exchange import WARM, Exchange, is_warm_up
 from workers.trial_actor import OpenTrial, converse
 
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -36,9 +36,6 @@ LONGEST_TEMP_DIR = 40
 PR_SET_PDEATHSIG = 1
 # 127.0.0.1 itself Ray replaces by the address of a network interface, which may change while a job runs.
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
-WARM_UP = "warm-up"
-WARM = Completed(result={}, files=[], device_seconds=0.0)
-T = TypeVar("T")
 
 
 @contextmanager
@@ -92,16 +89,16 @@ def _advice(error: Exception) -> str:
 def require_resources(wanted: Resources) -> None:
     """Raise NoResourcesError if no single node can hold a trial: Tune itself would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, kind, amount in (
-        ("CPU", "CPU cores", wanted.cpus),
-        ("GPU", "GPUs", wanted.gpus),
-        ("memory", "bytes of memory", wanted.memory_bytes or 0),
+    for name, unit, amount in (
+        ("CPU", "CPU core", wanted.cpus),
+        ("GPU", "GPU", wanted.gpus),
+        ("memory", "byte", wanted.memory_bytes or 0),
     ):
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if amount > largest:
             raise NoResourcesError(
-                f"each trial needs {amount:g} {kind}, the largest of the cluster's {len(nodes)} nodes has "
-                f"{largest:g}; ask for less in resources_per_trial, or add a larger node"
+                f"each trial needs {amount:g} {unit}{'' if amount == 1 else 's'}, the largest node of the "
+                f"cluster has {largest:g}; ask for less in resources_per_trial, or add a larger node"
             )
     if not any(_fits(wanted, node) for node in nodes):
         raise NoResourcesError(
@@ -117,6 +114,17 @@ def _bundle(wanted: Resources) -> dict[str, float]:
 
 def _fits(wanted: Resources, node: dict[str, float]) -> bool:
     return all(node.get(name, 0.0) >= amount for name, amount in _bundle(wanted).items())
+
+
+def _room_for(wanted: Resources) -> int:
+    """How many trials the empty cluster holds at once; at least one, as `require_resources` has made sure."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, sum(_times(_bundle(wanted), node) for node in nodes))
+
+
+def _times(bundle: dict[str, float], node: dict[str, float]) -> int:
+    """How often the bundle fits into the node. A thousandth of slack: ten of 0.1 cores fit into one core."""
+    return min(int(node.get(name, 0.0) / amount + 1e-3) for name, amount in bundle.items())
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
@@ -150,7 +158,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _take(self, config: dict[str, Any]) -> None:
         self._conversation = self._warm_up()
         self._has_gpu = False
-        if config["trial"] != WARM_UP:
+        if not is_warm_up(config["trial"]):
             self._converse(Assignment.model_validate_json(config["assignment"]))
         # Tune copies the configuration into every result.
         self.config: dict[str, Any] = {}
@@ -187,14 +195,19 @@ def execute(
     resources: Resources,
     concurrent_trials: int,
     storage: Path,
+    is_exclusive: bool,
     actor: type[TrialActor] = TrialActor,
 ) -> None:
-    """Carry out trials until the conductor is done or halted; raises what the conductor raised."""
-    exchange = _Exchange(conductor, warm_ups=concurrent_trials - 1)
-    trainable = tune.with_resources(actor, tune.PlacementGroupFactory([_bundle(resources)]))
+    """Carry out trials until the conductor is done or halted; raises what the conductor raised.
+
+    `is_exclusive`: whether nobody else uses the cluster, so that what fits into it fits at any time.
+    """
+    slots = min(concurrent_trials, _room_for(resources)) if is_exclusive else concurrent_trials
+    exchange = Exchange(conductor, slots=slots, fixed_slots=is_exclusive)
+    trainable = tune.with_resources(actor, lambda config: _Place(_bundle(resources), config["slot"]))
     for number in count():
         try:
-            _tuner(trainable, exchange, concurrent_trials, storage / str(number)).fit()
+            _tuner(trainable, exchange, slots=slots, storage=storage / str(number)).fit()
             break
         except RuntimeError as error:
             # Tune 2.60 takes the death of a process by Ray's memory monitor for an error of its own.
@@ -205,14 +218,15 @@ def execute(
         raise exchange.error
 
 
-def _tuner(trainable: Any, exchange: _Exchange, concurrent_trials: int, storage: Path) -> tune.Tuner:
+def _tuner(trainable: Any, exchange: Exchange, *, slots: int, storage: Path) -> tune.Tuner:
+    messages = _Messages(exchange)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=_PlanSearcher(exchange),
-            scheduler=_Scheduler(exchange, keep_actors=concurrent_trials),
+            scheduler=_Scheduler(exchange, slots=slots),
             num_samples=-1,
-            max_concurrent_trials=concurrent_trials,
+            max_concurrent_trials=slots,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -220,105 +234,41 @@ def _tuner(trainable: Any, exchange: _Exchange, concurrent_trials: int, storage:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            stop=_Halt(exchange),
-            callbacks=[_Messages(exchange)],
+            stop=_Halt(messages),
+            callbacks=[messages],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
 
 
-class _Exchange:
-    """Between Tune and the conductor: whatever the conductor raises ends the run and is raised after it."""
+class _Place(tune.PlacementGroupFactory):  # type: ignore[misc]
+    """What a trial reserves, in a slot: Tune reuses a process only for trials whose requests are equal."""
 
-    def __init__(self, conductor: Conductor, *, warm_ups: int) -> None:
-        self._conductor, self._warm_ups = conductor, warm_ups
-        self._at_work: dict[str, int] = {}
-        self.tune_trials: list[Any] = []
-        self.error: Exception | None = None
+    def __init__(self, bundle: dict[str, float], slot: int) -> None:
+        super().__init__([bundle])
+        self._slot = slot
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its settings into its scratch directory; nobody reads them, and a job has no copy."""
-        return {}
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Place) and self._slot == other._slot and bool(super().__eq__(other))
 
-    @property
-    def is_halted(self) -> bool:
-        return self.error is not None or self._conductor.is_halted
-
-    def next_assignment(self) -> Assignment | Answer:
-        if self.is_halted:
-            return Answer.DONE
-        done: Assignment | Answer = Answer.DONE
-        answer = self._guarded(self._conductor.next_assignment, otherwise=done)
-        if isinstance(answer, Assignment):
-            self._at_work[answer.trial_id] = 0
-        return answer
-
-    def may_warm_up(self) -> bool:
-        """Whether another process may be started for trials to come; counts it as started."""
-        if self._warm_ups <= 0 or not self._conductor.may_prepare:
-            return False
-        self._warm_ups -= 1
-        return True
-
-    def heard(self, trial: Any, result: dict[str, Any]) -> bool:
-        message: Message = MESSAGE.validate_json(result["message"])
-        trial_id: str = trial.config["trial"]
-        if self.is_halted or trial_id == WARM_UP:
-            return True
-        if isinstance(message, Started):
-            self._at_work[trial_id] = message.process_id
-        stop = self._guarded(lambda: self._conductor.heard(trial_id, message), otherwise=True)
-        if stop or is_last(message):
-            self._at_work.pop(trial_id, None)
-        return stop
-
-    def lost(self, trial_id: str, death: Death) -> None:
-        self._at_work.pop(trial_id, None)
-        if not self.is_halted and trial_id != WARM_UP:
-            self._guarded(lambda: self._conductor.lost(trial_id, death), otherwise=None)
-
-    def out_of_memory(self, text: str) -> None:
-        """Ray's memory monitor has killed some of the processes at work; the others have been ended, too."""
-        killed = {int(number) for number in re.findall(r"\bpid=(\d+), actual memory used", text)}
-        words = text.removeprefix("Caught unexpected exception: ").strip().splitlines()[0]
-        death = Death(out_of_memory=True, message=words)
-        for trial_id, process_id in list(self._at_work.items()):
-            if process_id in killed or killed.isdisjoint(self._at_work.values()):
-                self.lost(trial_id, death)
-            else:
-                del self._at_work[trial_id]
-                self._conductor.interrupted(trial_id)
-
-    def kill_actors(self) -> None:
-        """A trial may be in the middle of a long step: Tune would wait 10 s for it."""
-        for trial in self.tune_trials:
-            if (actor := trial.temporary_state.ray_actor) is not None:
-                ray.kill(actor)
-
-    def _guarded(self, call: Callable[[], T], *, otherwise: T) -> T:
-        try:
-            return call()
-        except Exception as error:
-            self.error = error
-            return otherwise
+    def __hash__(self) -> int:
+        return hash((self._slot, super().__hash__()))
 
 
 class _PlanSearcher(Searcher):  # type: ignore[misc]
     """Where Tune gets its trials from; their state is in SQL, so there is none to save."""
 
-    def __init__(self, exchange: _Exchange) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         super().__init__()
         self._exchange = exchange
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        answer = self._exchange.next_assignment()
-        if answer is Answer.WAIT:
-            return {"trial": WARM_UP} if self._exchange.may_warm_up() else None
+        answer = self._exchange.next_config()
         if answer is Answer.DONE:
             finished: str = Searcher.FINISHED
             return finished
-        return {"trial": answer.trial_id, "assignment": answer.model_dump_json()}
+        return None if isinstance(answer, Answer) else answer
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -341,12 +291,13 @@ class _PlanSearcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Hears every message but a trial's last, and stops a trial when it must be."""
 
-    def __init__(self, exchange: _Exchange, *, keep_actors: int) -> None:
+    def __init__(self, exchange: Exchange, *, slots: int) -> None:
         super().__init__()
-        self._exchange, self._keep_actors = exchange, keep_actors
+        self._exchange, self._slots = exchange, slots
+        self._kept: set[Any] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self._exchange.heard(trial, result)
+        stop = self._exchange.heard(trial.config["trial"], result["message"])
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
@@ -355,41 +306,50 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
         Tune keeps one idle actor of its own accord; how many more is not to be set: hence the private name.
         """
-        if self._keep_actors:
-            tune_controller._actor_cache.increase_max(trial.placement_group_factory, self._keep_actors)
-            self._keep_actors = 0
+        place = trial.placement_group_factory
+        if place not in self._kept:
+            self._kept.add(place)
+            tune_controller._actor_cache.increase_max(place, self._slots)
 
 
 class _Messages(Callback):  # type: ignore[misc]
     """Hears each trial's last message, and of its process's death."""
 
-    def __init__(self, exchange: _Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self._trials: list[Any] = []
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._trials = trials
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         if result["done"] and is_last(MESSAGE.validate_json(result["message"])):
-            self._exchange.heard(trial, result)
+            self.exchange.heard(trial.config["trial"], result["message"])
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._exchange.lost(trial.config["trial"], _death(trial))
+        self.exchange.lost(trial.config["trial"], _death(trial))
 
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        self._exchange.tune_trials = trials
+    def kill_actors(self) -> None:
+        """A trial may be in the middle of a long step: Tune would wait 10 s for it."""
+        for trial in self._trials:
+            if (actor := trial.temporary_state.ray_actor) is not None:
+                ray.kill(actor)
 
 
 class _Halt(Stopper):  # type: ignore[misc]
     """Ends the whole run once the conductor is halted."""
 
-    def __init__(self, exchange: _Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, messages: _Messages) -> None:
+        self._messages = messages
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self._exchange.is_halted:
-            self._exchange.kill_actors()
-        return self._exchange.is_halted
+        is_halted = self._messages.exchange.is_halted
+        if is_halted:
+            self._messages.kill_actors()
+        return is_halted
 
 
 def _death(trial: Any) -> Death:

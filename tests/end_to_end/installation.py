@@ -38,14 +38,19 @@ SMALL_JOB: Document = {
     "training": {"report_every_steps": 1, "batch_size": 16},
     "search": {
         "concurrent_trials": 2,
-        # Strict, so that something is stopped early even in a search of four trials.
+        # Strict, so that something is stopped early even in a search of five trials.
         "pruning": {"startup_trials": 1, "warmup_epochs": 0, "percentile": 1.0},
     },
     "proof": {"seeds": [0, 1], "arms": ["student_alone", "tuned_kd", "searched"]},
-    "budget": {"trials": 4, "epochs_per_trial": 3},
+    "budget": {"trials": 5, "epochs_per_trial": 4},
     "floor_accuracy": 0.0,
 }
-USELESS_TEACHER: Document = {**SMALL_JOB, "teachers": [{"model": "test_resnet", "weights": "untrained"}]}
+USELESS_TEACHER: Document = {
+    **SMALL_JOB,
+    "teachers": [{"model": "test_resnet", "weights": "untrained"}],
+    "budget": {"trials": 2, "epochs_per_trial": 2},
+    "proof": {**SMALL_JOB["proof"], "seeds": [0, 1, 2]},
+}
 
 
 class Installation:

@@ -59,8 +59,8 @@ class TestUndisturbed:
         names = [" ".join(process.cmdline()) for process in shared.processes()]
         assert not [name for name in names if "ray" in name]
         assert list(shared.ray_directory.iterdir()) == []
-        assert list((shared.home / "cache/scratch").iterdir()) == []
-        assert list((shared.home / "artifacts").rglob("checkpoint-*")) == []
+        assert not (shared.home / "cache/scratch" / finished).exists()
+        assert list((shared.home / "artifacts/jobs" / finished).rglob("checkpoint-*")) == []
 
 
 def test_a_useless_teacher_is_said_to_be_useless(shared: Installation) -> None:
@@ -75,9 +75,9 @@ def test_a_useless_teacher_is_said_to_be_useless(shared: Installation) -> None:
     ("changes", "reason", "words"),
     [
         (
-            {"resources_per_trial": {"cpus": 1.0, "gpus": 4.0}},
+            {"resources_per_trial": {"cpus": 1.0, "gpus": 1.0}},
             "no_resources",
-            "each trial needs 4 GPUs, the largest of the cluster's 1 nodes has 0",
+            "each trial needs 1 GPU, the largest node of the cluster has 0",
         ),
         (
             {"teachers": USELESS_TEACHER["teachers"], "floor_accuracy": 0.99},
@@ -124,3 +124,4 @@ def test_a_cancelled_job_ends_its_processes(shared: Installation) -> None:
         TrialState.STOPPED_EARLY,
     }
     wait_until(lambda: not shared.drivers(), seconds=15, what="the driver's end")
+    assert list((shared.home / "artifacts/jobs" / job_id).rglob("checkpoint-*")) == []

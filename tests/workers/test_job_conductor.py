@@ -143,11 +143,11 @@ class TestFailure:
 
     def test_refused_resources_end_the_job_before_any_trial(self, claimed_job: ClaimedJob) -> None:
         conductor = claimed_job.conductor()
-        conductor.refuse("no_resources", "each trial needs 4 GPUs")
+        conductor.refuse("no_resources", "each trial needs 1 GPU")
         conductor.conclude()
         row = claimed_job.row()
         assert (row.state, row.status_reason) == (JobState.FAILED, "no_resources")
-        assert row.status_message == "each trial needs 4 GPUs"
+        assert row.status_message == "each trial needs 1 GPU"
         assert claimed_job.trials() == []
         assert [event.data["stage"] for event in claimed_job.events(EventKind.JOB_STAGE)] == ["preflight"]
 

@@ -86,7 +86,7 @@ class TestConversation:
 
     def test_scratch_is_gone_afterwards(self, tmp_path: Path) -> None:
         take(converse(make_assignment(tmp_path), TinyTrials().load), 4)
-        assert list((tmp_path / "cache/scratch").iterdir()) == []
+        assert list((tmp_path / "cache/scratch/job_1").iterdir()) == []
 
 
 class TestSaving:
