@@ -7,9 +7,13 @@ that quietly stops running is worse than none.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+
+# A shell starts what runs in its background with SIGINT ignored, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FAIL_ON_SKIP = os.environ.get("LIMBECK_FAIL_ON_SKIP") == "1"
 
