@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +14,7 @@ from search.datasets import decoded
 from search.datasets_file import name_of_directory, write_datasets_file
 from search.problems import SearchProblem
 from search.spec import Splits
+from tests.search.dataset_files import folder, write_cifar, write_images
 
 
 def digits(**splits: int) -> Dataset:
@@ -118,28 +115,6 @@ def test_bytes_become_floats_between_zero_and_one() -> None:
 
 def test_the_majority_rate_is_what_guessing_reaches() -> None:
     assert majority_rate(torch.tensor([2, 2, 2, 0]), classes=5) == 0.75
-
-
-def write_images(
-    root: Path,
-    *,
-    classes: int = 3,
-    each: int = 20,
-    size: tuple[int, int] = (24, 24),
-    mode: str = "RGB",
-    suffix: str = "png",
-) -> None:
-    """Class folders; every image is of one colour that tells its class and number."""
-    for label in range(classes):
-        folder = root / f"class_{label}"
-        folder.mkdir(parents=True)
-        for number in range(each):
-            colour = (60 * label, 10 * number % 256, 5) if mode == "RGB" else 60 * label + number
-            Image.new(mode, size, colour).save(folder / f"{number:03}.{suffix}")
-
-
-def folder(root: Path, *, input_size: int | None = None, cache: Path | None = None, **splits: int) -> Dataset:
-    return open_dataset("own", Splits(**splits), directory=root, input_size=input_size, cache_directory=cache)
 
 
 class TestImageFolder:
@@ -254,170 +229,6 @@ class TestImageFolder:
         with pytest.raises(SearchProblem, match="GiB") as caught:
             folder(tmp_path, input_size=50_000)
         assert caught.value.code == "dataset_too_large"
-
-
-def python_two_pickle(images: np.ndarray, labels: list[int]) -> bytes:
-    """A batch file as Python 2's cPickle wrote the published ones: protocol 2, byte strings throughout."""
-
-    def text(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value
-
-    def integer(value: int) -> bytes:
-        return b"J" + struct.pack("<i", value)
-
-    array_type = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
-        + integer(0)
-        + b"\x85"
-        + text(b"b")
-        + b"\x87R"
-    )
-    plain = b"cnumpy\ndtype\n" + text(b"u1") + integer(0) + integer(1) + b"\x87R"
-    plain += b"(" + integer(3) + text(b"|") + b"NNN" + integer(-1) * 2 + integer(0) + b"tb"
-    shape = integer(images.shape[0]) + integer(images.shape[1]) + b"\x86"
-    raw = images.tobytes()
-    state = b"(" + integer(1) + shape + plain + b"\x89T" + struct.pack("<i", len(raw)) + raw + b"tb"
-    names = text(b"labels") + b"](" + b"".join(map(integer, labels)) + b"e"
-    return b"\x80\x02}(" + text(b"data") + array_type + state + names + b"u."
-
-
-def write_cifar(root: Path, *, writer: str = "python2", each: int = 30) -> np.ndarray:
-    """A small CIFAR-10; the pixels of its five training files, in order."""
-    root.mkdir(parents=True, exist_ok=True)
-    generator, kept = np.random.default_rng(0), []
-    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-        images = generator.integers(0, 256, (each, 3072), dtype=np.uint8)
-        labels = [index % 10 for index in range(each)]
-        if writer == "python2":
-            (root / name).write_bytes(python_two_pickle(images, labels))
-        else:
-            (root / name).write_bytes(
-                pickle.dumps({b"data": images, b"labels": labels}, protocol=int(writer))
-            )
-        kept.append(images)
-    names = [f"class {index}".encode() for index in range(10)]
-    (root / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, protocol=2))
-    return np.concatenate(kept[:-1])
-
-
-class TestCifar:
-    @pytest.mark.parametrize("writer", ["python2", "2", "3", "4"])
-    def test_files_of_every_python_are_read(self, tmp_path: Path, writer: str) -> None:
-        pixels = write_cifar(tmp_path, writer=writer)
-        dataset = folder(tmp_path)
-        assert dataset.split_sizes == {"train": 120, "meta": 15, "validation": 15, "test": 30}
-        assert dataset.class_names == [f"class {index}" for index in range(10)]
-        expected = {row.tobytes(): index % 30 % 10 for index, row in enumerate(pixels)}
-        for name in ("train", "meta", "validation"):
-            split = dataset.splits[name]
-            for image, label in zip(split.images, split.labels.tolist(), strict=True):
-                assert expected[image.numpy().tobytes()] == label
-
-    def test_cifar_100s_fine_classes_are_read(self, tmp_path: Path) -> None:
-        generator = np.random.default_rng(0)
-        for name, count in (("train", 40), ("test", 10)):
-            data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
-            labels = [index % 4 for index in range(count)]
-            content = {b"data": data, b"fine_labels": labels, b"coarse_labels": [0] * count}
-            (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
-        meta = {b"fine_label_names": [b"a", b"b", b"c", b"d"], b"coarse_label_names": [b"x"]}
-        (tmp_path / "meta").write_bytes(pickle.dumps(meta, protocol=2))
-        assert folder(tmp_path).class_names == ["a", "b", "c", "d"]
-
-    def test_another_size_on_request(self, tmp_path: Path) -> None:
-        write_cifar(tmp_path)
-        assert folder(tmp_path, input_size=16).splits["test"].images.shape == (30, 3, 16, 16)
-
-    @pytest.mark.parametrize(
-        ("content", "words"),
-        [
-            ({b"labels": [0]}, "no entry data"),
-            ({b"data": np.zeros((2, 3072)), b"labels": [0, 1]}, "array of bytes"),
-            ({b"data": np.zeros((2, 3000), np.uint8), b"labels": [0, 1]}, "3072 columns"),
-            ({b"data": np.zeros((2, 3072), np.uint8), b"labels": ["0", "1"]}, "whole numbers"),
-            ([1, 2], "dictionary"),
-        ],
-    )
-    def test_another_content_is_refused(self, tmp_path: Path, content: Any, words: str) -> None:
-        write_cifar(tmp_path)
-        (tmp_path / "data_batch_2").write_bytes(pickle.dumps(content, protocol=2))
-        with pytest.raises(SearchProblem, match=words) as caught:
-            folder(tmp_path)
-        assert caught.value.code == "dataset_unreadable"
-
-    @pytest.mark.parametrize("labels", [[0, 10], [-1, 3]])
-    def test_labels_out_of_range_are_refused(self, tmp_path: Path, labels: list[int]) -> None:
-        write_cifar(tmp_path)
-        content = {b"data": np.zeros((2, 3072), np.uint8), b"labels": labels}
-        (tmp_path / "data_batch_2").write_bytes(pickle.dumps(content, protocol=2))
-        with pytest.raises(SearchProblem, match="labels run from") as caught:
-            folder(tmp_path)
-        assert caught.value.code == "dataset_labels"
-
-
-class _Runs:
-    """Makes a directory when it is unpickled without restrictions."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-class TestHostilePickles:
-    def refused(self, root: Path, raw: bytes) -> SearchProblem:
-        write_cifar(root)
-        (root / "data_batch_3").write_bytes(raw)
-        with pytest.raises(SearchProblem) as caught:
-            folder(root)
-        assert caught.value.code == "dataset_unreadable"
-        return caught.value
-
-    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    def test_a_function_call_is_refused_and_not_made(self, tmp_path: Path, protocol: int) -> None:
-        made = tmp_path / "made"
-        raw = pickle.dumps({b"data": _Runs(os.mkdir, str(made))}, protocol=protocol)
-        problem = self.refused(tmp_path / "own", raw)
-        assert "mkdir" in problem.message
-        assert not made.exists()
-        pickle.loads(raw)
-        assert made.exists()  # the file does run its code where it is unpickled
-
-    @pytest.mark.parametrize(
-        "function", [eval, getattr, __import__, open, np.load, np.fromfile, torch.load, pickle.loads]
-    )
-    def test_no_function_gets_through(self, tmp_path: Path, function: Any) -> None:
-        assert "asks for" in self.refused(tmp_path, pickle.dumps(_Runs(function, "x"), protocol=2)).message
-
-    def test_arrays_of_objects_are_refused(self, tmp_path: Path) -> None:
-        raw = pickle.dumps({b"data": np.array([{}, []], dtype=object)}, protocol=2)
-        assert "type 'O8'" in self.refused(tmp_path, raw).message
-
-    def test_arrays_with_fields_are_refused(self, tmp_path: Path) -> None:
-        raw = pickle.dumps({b"data": np.zeros(3, dtype=[("a", "u1"), ("b", "u1")])}, protocol=2)
-        assert "array of type" in self.refused(tmp_path, raw).message
-
-    def test_a_huge_empty_array_is_not_made(self, tmp_path: Path) -> None:
-        raw = (
-            b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
-            b"\x8a\x06\x00\x00\x00\x00\x00\x01\x85U\x01b\x87Rs."
-        )
-        assert "no entry labels" in self.refused(tmp_path, raw).message
-
-    def test_the_stand_ins_cannot_be_changed(self, tmp_path: Path) -> None:
-        raw = b"\x80\x02cnumpy\ndtype\nN}X\x04\x00\x00\x00nameK\x01s\x86b."
-        assert "AttributeError" in self.refused(tmp_path, raw).message
-
-    def test_bytes_in_a_compressing_encoding_are_refused(self, tmp_path: Path) -> None:
-        raw = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R."
-        assert "latin-1" in self.refused(tmp_path, raw).message
-
-    @pytest.mark.parametrize(
-        "raw", [b"", b"\x80\x02", b"garbage", b"\x80\x02}q\x00U\xffdata", b"\x80\x02Pabc\n."]
-    )
-    def test_damaged_files_are_refused(self, tmp_path: Path, raw: bytes) -> None:
-        self.refused(tmp_path, raw)
 
 
 class TestDatasetsFile:
