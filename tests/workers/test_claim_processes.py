@@ -328,10 +328,13 @@ class TestDatabase:
         with worker(url_of(store), "--steps", "100000", "--stubborn"):
             driver = first_driver(store, job.id)["pid"]
             server = postgres_cluster.processes()
+            since = time.monotonic()
             for process in server:
                 process.suspend()
             try:
                 wait_until(lambda: is_gone(driver), seconds=LEASE_SECONDS + 1)
+                # Back in time it would find the lease still good, and record that the driver was lost.
+                time.sleep(max(0.0, LEASE_SECONDS + 0.5 - (time.monotonic() - since)))
             finally:
                 for process in server:
                     process.resume()
