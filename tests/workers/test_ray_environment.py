@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from workers import ray_environment
 from workers.ray_environment import OWNER_VARIABLE, end_processes_of, prepare
 
+JOB = f"job_{uuid.uuid4().hex}"  # its own, for another run of these tests may be at work
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
@@ -31,9 +33,9 @@ def sleeper(owner: str | None) -> subprocess.Popen[bytes]:
 class TestPrepare:
     def test_a_local_cluster_has_a_token_of_its_own(self) -> None:
         os.environ["RAY_ADDRESS"] = "10.0.0.1:6379"
-        prepare(job_id="job_1", is_local=True)
+        prepare(job_id=JOB, is_local=True)
         first = os.environ["RAY_AUTH_TOKEN"]
-        prepare(job_id="job_1", is_local=True)
+        prepare(job_id=JOB, is_local=True)
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert len(first) == 64
         assert os.environ["RAY_AUTH_TOKEN"] != first
@@ -41,20 +43,20 @@ class TestPrepare:
 
     def test_a_joined_cluster_keeps_what_its_operator_has_set(self) -> None:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH="/run/secrets/ray")
-        prepare(job_id="job_1", is_local=False)
+        prepare(job_id=JOB, is_local=False)
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray"
-        assert os.environ[OWNER_VARIABLE] == f"job_1:{os.getpid()}"
+        assert os.environ[OWNER_VARIABLE] == f"{JOB}:{os.getpid()}"
 
 
 class TestEndProcesses:
     def test_ends_those_of_the_job_and_no_others(self) -> None:
-        ours, other_driver = sleeper("job_1:17"), sleeper("job_1:18")
-        strangers = [sleeper("job_12:17"), sleeper(None)]
+        ours, other_driver = sleeper(f"{JOB}:17"), sleeper(f"{JOB}:18")
+        strangers = [sleeper(f"{JOB}2:17"), sleeper(None)]
         try:
-            assert end_processes_of("job_1", driver=17) == 1
+            assert end_processes_of(JOB, driver=17) == 1
             assert ours.wait(timeout=5) == -9
             assert other_driver.poll() is None, "a successor's"
-            assert end_processes_of("job_1") == 1
+            assert end_processes_of(JOB) == 1
             assert other_driver.wait(timeout=5) == -9
             assert [stranger.poll() for stranger in strangers] == [None, None]
         finally:
@@ -63,5 +65,5 @@ class TestEndProcesses:
                 process.wait()
 
     def test_never_ends_the_caller(self) -> None:
-        os.environ[OWNER_VARIABLE] = f"job_1:{os.getpid()}"
-        assert ray_environment.end_processes_of("job_1") == 0
+        os.environ[OWNER_VARIABLE] = f"{JOB}:{os.getpid()}"
+        assert ray_environment.end_processes_of(JOB) == 0

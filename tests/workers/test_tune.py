@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,8 @@ STEP_SECONDS = 0.02
 def tune(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`workers.tune` with a local Ray of two cores."""
     before = dict(os.environ)
-    ray_environment.prepare(job_id="job_of_test_tune", is_local=True)
+    job_id = f"job_{uuid.uuid4().hex}"  # its own, for another run of these tests may be at work
+    ray_environment.prepare(job_id=job_id, is_local=True)
     os.environ.update({"RAY_memory_monitor_refresh_ms": "0"})
     from workers import tune
 
@@ -37,7 +39,7 @@ def tune(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     directory = Path(f"/tmp/lmb-tune-{os.getpid()}")
     with tune.local_cluster(cpus=2, gpus=0, temp_dir=directory):
         yield tune
-    ray_environment.end_processes_of("job_of_test_tune")
+    ray_environment.end_processes_of(job_id)
     os.environ.clear()
     os.environ.update(before)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from service.settings import Settings
 from service.store import workers
+from service.store.errors import StoreUnavailable
 from service.store.session import Store, open_store
 from workers import __main__ as worker
 from workers.__main__ import CannotStart, prepare
@@ -58,18 +62,25 @@ def test_another_root_than_a_living_workers_is_refused(started: tuple[Settings, 
     prepare(settings, store)
 
 
-def test_a_root_that_cannot_be_written_is_told(
-    started: tuple[Settings, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, _ = started
+def test_a_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
-    monkeypatch.setenv("LIMBECK_HOME", str(settings.home))
-    monkeypatch.setenv("LIMBECK_ARTIFACT_ROOT", str(tmp_path / "file" / "below"))
-    assert worker.main() == 1
+    environment = {
+        **os.environ,
+        "LIMBECK_HOME": str(tmp_path),
+        "LIMBECK_ARTIFACT_ROOT": str(tmp_path / "file/x"),
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "workers"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1
+    assert "worker_cannot_start" in process.stderr
+    assert "NotADirectoryError" in process.stderr
 
 
-def test_a_database_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_database_out_of_reach_is_waited_for_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(worker, "START_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path))
-    monkeypatch.setenv("LIMBECK_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-    assert worker.main() == 1
+    settings = Settings(home=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(StoreUnavailable):
+        prepare(settings, open_store(settings.database_url))
