@@ -276,7 +276,7 @@ class TestCrash:
         seed=st.integers(0, 1000),
     )
     @hypothesis_settings(
-        max_examples=15,
+        max_examples=10,
         deadline=None,
         phases=[Phase.explicit, Phase.generate],  # an example takes seconds: shrinking would take minutes
         suppress_health_check=[HealthCheck.function_scoped_fixture],
