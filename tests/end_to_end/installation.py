@@ -23,12 +23,14 @@ from typing import Any
 import httpx
 import psutil
 
+import workers
 from service.store import events, jobs, trials
 from service.store.session import Store, migrate, open_store
 from service.store.states import JobState
 from service.store.tables import Event, Job, Trial
 
 MARK = "LIMBECK_TEST_INSTALLATION"
+TETHER = str(Path(workers.__file__).with_name("tether.py"))
 Document = dict[str, Any]
 
 SMALL_JOB: Document = {
@@ -200,7 +202,8 @@ class Installation:
     def _start(self, *arguments: str, name: str, **settings: Any) -> subprocess.Popen[bytes]:
         with (self.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *arguments],
+                # Tied to this process: if it is killed, nothing stays behind.
+                [sys.executable, "-I", "-S", TETHER, str(os.getpid()), sys.executable, *arguments],
                 env=self.environment(**settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

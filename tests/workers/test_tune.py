@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 import uuid
@@ -40,6 +41,7 @@ def tune(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with tune.local_cluster(cpus=2, gpus=0, temp_dir=directory):
         yield tune
     ray_environment.end_processes_of(job_id)
+    shutil.rmtree(directory, ignore_errors=True)
     os.environ.clear()
     os.environ.update(before)
 
@@ -244,6 +246,12 @@ def test_more_than_any_node_has_is_refused_in_words(tune: Any, wanted: Resources
 
 def test_what_a_node_has_is_granted(tune: Any) -> None:
     tune.require_resources(Resources(cpus=2.0, memory_bytes=10**6))
+
+
+@pytest.mark.parametrize(("cpus", "times"), [(1.0, 2), (1.5, 1), (0.1, 20), (64.0, 1)])
+def test_there_are_as_many_slots_as_fit(tune: Any, cpus: float, times: int) -> None:
+    """With more of them a trial would wait for the resources that an idle process of another slot holds."""
+    assert tune._room_for(Resources(cpus=cpus)) == times
 
 
 def test_a_directory_too_long_for_sockets_is_refused(tune: Any, tmp_path: Path) -> None:
