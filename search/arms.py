@@ -47,6 +47,7 @@ def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
         _options("transforms", space.transforms),
         _options("distances", space.distances),
         _options("logit_losses", space.logit_losses),
+        _options("taps", space.taps),
         _interval("process_learning_rate", space.process_learning_rate),
         _options("update_every_steps", space.update_every_steps),
     )
@@ -69,7 +70,7 @@ def pathways_between(
 ) -> list[Pathway]:
     """The pathways that a choice means between these stages, for images of `input_size`."""
     return enumerate_pathways(
-        str(choices["connections"]),
+        _connections(choices["connections"]),
         _names(choices["transforms"]),
         _names(choices["distances"]),
         teacher,
@@ -89,7 +90,7 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     if any(space.logit_losses) and ("none" in space.connections or not has_stages):
         return None
     every = {"transforms": _union(space.transforms), "distances": _union(space.distances)}
-    if any(pathways_of({"connections": name, **every}, preflight) for name in space.connections):
+    if any(pathways_of({"connections": as_choice(name), **every}, preflight) for name in space.connections):
         return None
     if not has_stages:
         return (
@@ -118,7 +119,12 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
     for losses in filter(None, space.logit_losses):
         return {**choices, "logit_losses": list(losses)}
     others: Iterator[Choices] = (
-        {**choices, "connections": connections, "transforms": list(transforms), "distances": list(distances)}
+        {
+            **choices,
+            "connections": as_choice(connections),
+            "transforms": list(transforms),
+            "distances": list(distances),
+        }
         for connections, transforms, distances in product(
             space.connections, space.transforms, space.distances
         )
@@ -134,6 +140,8 @@ def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway
         cross_entropy_weight=1.0,
         logit_losses=losses,
         pathways=list(pathways),
+        taps="pre_activation" if choices["taps"] == "pre_activation" else "output",
+        skip_below=settings.skip_below,
         points=[
             Point(
                 progress=0.0,
@@ -158,6 +166,11 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
             update_every_steps=int(_number(choices["update_every_steps"])),
             normalisation=settings.normalisation,
             learn_temperatures=settings.learn_temperatures,
+            tie_temperatures=settings.tie_temperatures,
+            hypergradient=settings.hypergradient,
+            lookahead_steps=settings.lookahead_steps,
+            average_decay=settings.average_decay,
+            retry_every_updates=settings.retry_every_updates,
             meta_batch_size=settings.meta_batch_size,
             record_points=settings.record_points,
         ),
@@ -228,10 +241,21 @@ def _interval(name: str, chosen: Range) -> Interval:
     return Interval(name, chosen.low, chosen.high, chosen.log)
 
 
+def as_choice(connections: str | list[list[int]]) -> JsonValue:
+    """Connections as a value of a choice."""
+    return connections if isinstance(connections, str) else [list(pair) for pair in connections]
+
+
 def _names(value: object) -> list[str]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list, found {value!r}")
     return [str(name) for name in value]
+
+
+def _connections(value: object) -> str | list[list[int]]:
+    if isinstance(value, list):
+        return [[int(teacher), int(student)] for teacher, student in value]
+    return str(value)
 
 
 def _union(sets: Iterable[Iterable[str]]) -> list[JsonValue]:

@@ -13,25 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from search.augment import views
-from search.data import ImageSet, as_float
-from search.hypergradient import Approximation, Batch, Lookahead
-from search.hypergradient.adjoint import step_adjoint
-from search.hypergradient.exact import call_with, exact
+from search.batches import Batch, Batches, TeacherOutputs, Teaching
+from search.data import ImageSet
+from search.hypergradient import Approximation
+from search.hypergradient.exact import exact
+from search.learning import ProcessLearning, training_seed
 from search.losses import DistillationLosses
 from search.models import TappedModel
 from search.optimizers import make_optimizer, make_schedule
 from search.problems import require_finite
-from search.process import LearnedProcess, ReplayedProcess
+from search.process import Effective, LearnedProcess, ReplayedProcess
+from search.randomness import Seeded
 from search.recipe import Process
 from search.records import RunParameters
 from search.spec import Training
-
-TeacherLogits = Callable[[Tensor, int], Tensor]
-"""(indices, view) -> logits (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works on. `meta` is needed to learn a process; `teacher_logits` serves cached logits by
-    (indices, view) in place of the teacher's forward pass, where there are no pathways."""
+    """What a run works on. `meta` is needed to learn a process; `teacher_outputs` serves kept outputs in
+    place of the teacher's forward pass, where it keeps the stages that a step needs."""
 
     student: TappedModel
     teacher: TappedModel | None
     train: ImageSet
     meta: ImageSet | None = None
-    teacher_logits: TeacherLogits | None = None
+    teacher_outputs: TeacherOutputs | None = None
     validate: Callable[[TappedModel], dict[str, float]] | None = None
 
 
@@ -73,28 +70,48 @@ class Distillation:
         hypergradient: Approximation = exact,
     ) -> None:
         self.material, self.parameters, self.training = material, parameters, training
-        self.seed, self.device, self.hypergradient = seed, torch.device(device), hypergradient
-        # All runs of a job see the same views, so that teacher outputs on them can be shared.
-        self.augmentation_seed = augmentation_seed
+        self.seed, self.device = seed, torch.device(device)
         self.student = material.student.to(self.device).train()
         self.teacher = material.teacher.to(self.device).eval() if material.teacher else None
-        process = parameters.process
+        process, learn = parameters.process, parameters.learn
         self.losses = DistillationLosses(
             process,
             teacher=self.teacher.stages if self.teacher else [],
             student=self.student.stages,
             seed=seed,
         ).to(self.device)
-        self.learned = LearnedProcess(process, parameters.learn) if parameters.learn else None
-        self.process: LearnedProcess | ReplayedProcess = self.learned or ReplayedProcess(process)
-        self.batch_size = min(training.batch_size, len(material.train.labels))
-        self.steps_per_epoch = len(material.train.labels) // self.batch_size
+        self.batches = Batches(
+            material.train,
+            material.meta,
+            training,
+            seed=seed,
+            augmentation_seed=augmentation_seed,
+            device=self.device,
+            dtype=next(self.student.parameters()).dtype,
+            teacher=self.teacher,
+            teacher_outputs=material.teacher_outputs,
+        )
+        self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = min(parameters.epochs * self.steps_per_epoch, max_steps or 10**12)
         self.optimizer = make_optimizer(training, [*self.student.parameters(), *self.losses.parameters()])
         self.schedule = make_schedule(training, self.optimizer, self.total_steps)
+        self.learned = LearnedProcess(process, learn) if learn else None
+        self.process: LearnedProcess | ReplayedProcess = self.learned or ReplayedProcess(process)
+        self.learning = (
+            ProcessLearning(
+                self.learned,
+                learn,
+                student=self.student,
+                losses=self.losses,
+                optimizer=self.optimizer,
+                batches=self.batches,
+                hypergradient=hypergradient,
+            )
+            if self.learned and learn
+            else None
+        )
         self.step = 0
         self.seconds = 0.0
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def steps(self) -> Iterator[Report | None]:
         """Train to the end; a Report when figures are due. Raises NonFiniteFigure when a figure is not
@@ -110,14 +127,14 @@ class Distillation:
             yield self._report(figures) if figures is not None else None
 
     def _update(self) -> Callable[[], dict[str, float]]:
-        progress = self.step / self.total_steps
-        effective = self.process.at(progress)
-        batch = self.batch()
-        random_seed = mix(self.seed, 2, self.step)
-        with self._randomness(random_seed):
-            logits, maps = self.student.forward_taps(batch.images, self.losses.student_stages)
+        effective = self.process.at(self.step / self.total_steps)
+        active = self.active(effective)
+        batch = self.batch(active)
+        with Seeded(training_seed(self.seed, self.step), self.device):
+            logits, maps = self.student.forward_taps(batch.images, self.losses.student_stages(active))
             loss, cross_entropy = self.losses.total(
                 effective,
+                active=active,
                 student_logits=logits,
                 teacher_logits=batch.teacher_logits,
                 student_maps=maps,
@@ -126,23 +143,7 @@ class Distillation:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        learn = self.parameters.learn
-        if self.learned is not None and learn is not None and self.step % learn.update_every_steps == 0:
-            before, losses_before = _copies(self.student), _copies(self.losses)
-            self.optimizer.step()
-            lookahead = Lookahead(
-                student=self.student,
-                losses=self.losses,
-                batch=batch,
-                effective=effective,
-                before=before,
-                losses_before=losses_before,
-                tangent=self._tangent(),
-                random_seed=random_seed,
-            )
-            self.learned.update(self.hypergradient(lookahead))
-        else:
-            self.optimizer.step()
+        self._step(batch, effective, active)
         rate = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
         return lambda: {
@@ -152,62 +153,31 @@ class Distillation:
             **effective.figures(self.parameters.process),
         }
 
-    def _tangent(self) -> dict[str, Tensor]:
-        """The meta loss's gradient after the step, pulled back through the step."""
-        images, targets = self.meta_batch()
-        named = dict(self.student.named_parameters())
-        with self._randomness(mix(self.seed, 3, self.step)):
-            logits, _ = call_with(self.student, [], named, images)
-        loss = F.cross_entropy(logits, targets)
-        # A parameter that the logits do not depend on has no say in the meta loss.
-        vectors = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-        return dict(
-            zip(named, step_adjoint(self.optimizer, list(named.values()), list(vectors)), strict=True)
+    def _step(self, batch: Batch, effective: Effective, active: tuple[int, ...]) -> None:
+        if self.learning is not None:
+            self.learning.before(self.step)
+        self.optimizer.step()
+        if self.learning is not None:
+            self.learning.after(self.step, batch=batch, effective=effective, active=active)
+
+    def active(self, effective: Effective) -> tuple[int, ...]:
+        """The pathways to be computed at this step: all at the first, which measures their scales; later
+        those that weigh something, and in a search now and then all, so that each can come back.
+        """
+        is_every = self.step == 0 or (self.learning is not None and self.learning.is_retry(self.step))
+        return effective.active(0.0 if is_every else self.parameters.process.skip_below)
+
+    def batch(self, active: tuple[int, ...] | None = None) -> Batch:
+        """The training batch of this step, with what these pathways (by default all) need of the teacher."""
+        teaching = Teaching(
+            stages=self.losses.teacher_stages(active), logits=bool(self.parameters.process.logit_losses)
         )
-
-    def batch(self) -> Batch:
-        """The training batch of this step: a pure function of (seed, step)."""
-        epoch, position = divmod(self.step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, permutation(len(self.material.train.labels), mix(self.seed, 0, epoch)))
-        indices = self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
-        view = epoch % self.training.views
-        images = self._images(self.material.train, indices, view)
-        targets = self.material.train.labels[indices].to(self.device)
-        logits, maps = self._teach(images, indices, view)
-        return Batch(images, targets, logits, maps)
-
-    def _teach(self, images: Tensor, indices: Tensor, view: int) -> tuple[Tensor | None, dict[int, Tensor]]:
-        if self.teacher is None or not (self.parameters.process.logit_losses or self.losses.teacher_stages):
-            return None, {}
-        if self.material.teacher_logits is not None and not self.losses.teacher_stages:
-            return self.material.teacher_logits(indices, view).to(self.device), {}
-        with torch.no_grad():
-            return self.teacher.forward_taps(images, self.losses.teacher_stages)
+        return self.batches.at(self.step, teaching)
 
     def meta_batch(self) -> tuple[Tensor, Tensor]:
-        """A seeded sample of the meta split, augmented like the training images."""
-        meta, learn = self.material.meta, self.parameters.learn
-        assert meta is not None
-        assert learn is not None
-        size = min(learn.meta_batch_size or self.batch_size, len(meta.labels))
-        indices = permutation(len(meta.labels), mix(self.seed, 1, self.step))[:size]
-        view = (self.step // self.steps_per_epoch) % self.training.views
-        return self._images(meta, indices, view), meta.labels[indices].to(self.device)
-
-    def _images(self, images: ImageSet, indices: Tensor, view: int) -> Tensor:
-        raw = images.images[indices].to(self.device)
-        augmented = views(
-            raw,
-            indices=indices.to(self.device),
-            seed=self.augmentation_seed,
-            view=view,
-            policy=self.training.augmentation,
-        )
-        return as_float(augmented, dtype=next(self.student.parameters()).dtype)
-
-    def _randomness(self, seed: int) -> _Seeded:
-        return _Seeded(seed, self.device)
+        """The meta images of this step and their labels."""
+        learn = self.parameters.learn
+        return self.batches.meta_at(self.step, learn.meta_batch_size if learn else None)
 
     @property
     def _is_validation_due(self) -> bool:
@@ -252,41 +222,6 @@ class Distillation:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.process.load(state["process"])
-
-
-class _Seeded:
-    """Dropout and the like from a seed of their own; the caller's random state is left as it was."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed = seed
-        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: object) -> None:
-        self._fork.__exit__(*error)  # type: ignore[arg-type]
-
-
-def _copies(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-
-def permutation(size: int, seed: int) -> Tensor:
-    """A seeded order of 0..size-1, drawn on the CPU so that it is the same on every device."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-
-
-def mix(*parts: int) -> int:
-    """One 63-bit seed of several numbers (splitmix64 over them), so that neighbours do not share streams."""
-    value = 0
-    for part in parts:
-        value = (value + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        value ^= value >> 31
-    return value >> 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ pass gives the hypergradient of all of them (`search.hypergradient.exact`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,7 +16,7 @@ from search.logits import build_logit_loss
 from search.pathways import build_pathway
 from search.problems import SearchProblem
 from search.process import Effective
-from search.recipe import Process, Stage
+from search.recipe import Pathway, Process, Stage
 from search.registry import Kind, UnknownMethodError, get
 
 SCALE_FLOOR = 1e-8
@@ -34,8 +34,6 @@ class DistillationLosses(nn.Module):
         super().__init__()
         require_fitting(process, teacher=teacher, student=student)
         self.process = process
-        self.teacher_stages = sorted({pathway.teacher_stage for pathway in process.pathways})
-        self.student_stages = sorted({pathway.student_stage for pathway in process.pathways})
         self.pathways = nn.ModuleList(
             build_pathway(
                 pathway,
@@ -49,6 +47,18 @@ class DistillationLosses(nn.Module):
         self.register_buffer("scales", torch.zeros(len(process.pathways)))
         # Beside the buffer, because asking the buffer would wait for the device at every step.
         self.is_measured = False
+
+    def teacher_stages(self, active: Sequence[int] | None = None) -> list[int]:
+        """The teacher's stages that these pathways (by default all) need, in order."""
+        return sorted({pathway.teacher_stage for pathway in self._active(active)})
+
+    def student_stages(self, active: Sequence[int] | None = None) -> list[int]:
+        """The student's stages that these pathways (by default all) need, in order."""
+        return sorted({pathway.student_stage for pathway in self._active(active)})
+
+    def _active(self, active: Sequence[int] | None) -> list[Pathway]:
+        pathways = self.process.pathways
+        return pathways if active is None else [pathways[index] for index in active]
 
     def logit_losses(
         self,
@@ -73,48 +83,63 @@ class DistillationLosses(nn.Module):
             for index, loss in enumerate(self._logit_losses)
         ]
 
-    def raw_pathway_losses(
-        self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
+    def forward(
+        self,
+        student_maps: Mapping[int, Tensor],
+        teacher_maps: Mapping[int, Tensor],
+        active: Sequence[int] | None = None,
     ) -> Tensor:
-        """(P,) before scaling. Maps (B, C, H, W) by stage index."""
-        values = [
-            loss(student_maps[pathway.student_stage], teacher_maps[pathway.teacher_stage])
-            for pathway, loss in zip(self.process.pathways, self.pathways, strict=True)
-        ]
-        return torch.stack(values) if values else torch.zeros(0)
-
-    def forward(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Tensor:
         """The pathway losses: what `torch.func.functional_call` calls."""
-        return self.pathway_losses(student_maps, teacher_maps)
+        return self.pathway_losses(student_maps, teacher_maps, active)
 
     def pathway_losses(
-        self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
+        self,
+        student_maps: Mapping[int, Tensor],
+        teacher_maps: Mapping[int, Tensor],
+        active: Sequence[int] | None = None,
     ) -> Tensor:
-        """(P,) unit-scaled; the first call measures the scales."""
-        raw = self.raw_pathway_losses(student_maps, teacher_maps)
-        if not self.process.unit_scaled or not len(raw):
+        """The losses (A,) of these pathways (by default all), unit-scaled. Maps (B, C, H, W) by stage.
+
+        The first call measures the scales, and has to compute all.
+        """
+        indices = range(len(self.process.pathways)) if active is None else active
+        if not len(indices):
+            return torch.zeros(0)
+        raw = torch.stack([self._raw(index, student_maps, teacher_maps) for index in indices])
+        if not self.process.unit_scaled:
             return raw
         if not self.is_measured:
             self.scales.copy_(raw.detach().clamp(min=SCALE_FLOOR))
             self.is_measured = True
-        return raw / self.scales.to(raw)
+        return raw / self.scales[list(indices)].to(raw)
+
+    def _raw(
+        self, index: int, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
+    ) -> Tensor:
+        pathway = self.process.pathways[index]
+        loss: Tensor = self.pathways[index](
+            student_maps[pathway.student_stage], teacher_maps[pathway.teacher_stage]
+        )
+        return loss
 
     def total(
         self,
         effective: Effective,
         *,
+        active: Sequence[int] | None = None,
         student_logits: Tensor,
         teacher_logits: Tensor | None,
         student_maps: Mapping[int, Tensor],
         teacher_maps: Mapping[int, Tensor],
         targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The training loss, and the cross-entropy within it; both scalars."""
+        """The training loss of the active pathways, and the cross-entropy within it; both scalars."""
         cross_entropy = F.cross_entropy(student_logits, targets)
         loss = effective.cross_entropy_weight * cross_entropy
-        if len(self.process.pathways):
-            values = self.pathway_losses(student_maps, teacher_maps)
-            loss = loss + values @ effective.pathway_weights.to(values)
+        values = self.pathway_losses(student_maps, teacher_maps, active)
+        if len(values):
+            weights = effective.pathway_weights if active is None else effective.pathway_weights[list(active)]
+            loss = loss + values @ weights.to(values)
         logit_losses = self.logit_losses(
             student_logits,
             teacher_logits,

@@ -80,7 +80,7 @@ def fits(
 
 
 def enumerate_pathways(
-    connections: str,
+    connections: str | Sequence[Sequence[int]],
     transforms: Sequence[str],
     distances: Sequence[str],
     teacher_stages: Sequence[Stage],
@@ -91,18 +91,15 @@ def enumerate_pathways(
 ) -> list[Pathway]:
     """All pathways of a choice that fit: connections x transforms x distances, each once, in this order.
 
+    `connections` is a rule's name, or pairs (teacher stage, student stage); pairs of stages that a model does
+    not have are left out.
+
     Raises UnknownConnectionsError. The list is empty where no pair of stages fits, for example when
     `identity` meets stages of different widths, and where nothing is connected.
     """
-    try:
-        rule = _RULES[connections]
-    except KeyError:
-        raise UnknownConnectionsError(
-            f"unknown connections {connections!r}; known: {', '.join(sorted(_RULES))}"
-        ) from None
     methods = list(product(dict.fromkeys(transforms), dict.fromkeys(distances)))
     pathways = []
-    for teacher_stage, student_stage in rule(teacher_stages, student_stages):
+    for teacher_stage, student_stage in _connected(connections, teacher_stages, student_stages):
         for transform, distance in methods:
             pathway = Pathway(
                 teacher=teacher,
@@ -114,6 +111,27 @@ def enumerate_pathways(
             if fits(pathway, teacher_stage, student_stage, input_size=input_size) is None:
                 pathways.append(pathway)
     return pathways
+
+
+def _connected(
+    connections: str | Sequence[Sequence[int]],
+    teacher_stages: Sequence[Stage],
+    student_stages: Sequence[Stage],
+) -> list[Connection]:
+    if not isinstance(connections, str):
+        pairs = dict.fromkeys((teacher, student) for teacher, student in connections)
+        return [
+            (teacher_stages[teacher], student_stages[student])
+            for teacher, student in pairs
+            if teacher < len(teacher_stages) and student < len(student_stages)
+        ]
+    try:
+        rule = _RULES[connections]
+    except KeyError:
+        raise UnknownConnectionsError(
+            f"unknown connections {connections!r}; known: {', '.join(sorted(_RULES))}"
+        ) from None
+    return rule(teacher_stages, student_stages)
 
 
 def _none(teacher_stages: Sequence[Stage], student_stages: Sequence[Stage]) -> list[Connection]:

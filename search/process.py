@@ -6,6 +6,8 @@ The losses are unit-scaled (`search.losses`), so one range of weights fits all o
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +36,10 @@ class Effective:
     pathway_weights: Tensor  # (P,)
     teacher_temperatures: Tensor  # (L,)
     student_temperatures: Tensor  # (L,)
+
+    def active(self, threshold: float) -> tuple[int, ...]:
+        """The pathways whose weight is at least so much."""
+        return tuple(i for i, weight in enumerate(self.pathway_weights.tolist()) if weight >= threshold)
 
     def point(self, progress: float) -> Point:
         """The same as a recorded point."""
@@ -135,7 +141,7 @@ class LearnedProcess:
         )
         temperature = MIN_TEMPERATURE + self._softplus.weights(self._raw["temperature"])
         teacher, student = temperature.tensor_split(2)
-        return logit, pathway, teacher, student
+        return logit, pathway, teacher, teacher if self.learning.tie_temperatures else student
 
     def at(self, progress: float) -> Effective:
         """What holds now; recorded when the next point of the record is due."""
@@ -145,9 +151,10 @@ class LearnedProcess:
             self._points.append(effective.point(progress))
         return effective
 
-    def update(self, gradient: HyperGradient) -> None:
+    def update(self, gradient: HyperGradient, *, active: Sequence[int] | None = None) -> None:
         """One Adam step on the process; `gradient` is with respect to the effective values.
 
+        Pathways that were not active (by default all were) stay as they are, and Adam's moments of them too.
         Raises NonFiniteFigure for a gradient that is not finite.
         """
         gradient.require_finite()
@@ -159,7 +166,25 @@ class LearnedProcess:
         self._adam.zero_grad(set_to_none=False)
         if scalar.requires_grad:
             scalar.backward()  # type: ignore[no-untyped-call]
-        self._adam.step()
+        with self._held(active):
+            self._adam.step()
+
+    @contextmanager
+    def _held(self, active: Sequence[int] | None) -> Iterator[None]:
+        """Put back what belongs to pathways that were not active."""
+        raw = self._raw["pathway"]
+        mask = torch.zeros(len(raw), dtype=torch.bool)
+        if active is not None:
+            mask[[index for index in range(len(raw)) if index not in set(active)]] = True
+        before = [tensor.detach().clone() for tensor in self._kept(raw)]
+        yield
+        with torch.no_grad():
+            for tensor, old in zip(self._kept(raw), before, strict=False):
+                tensor[mask] = old[mask]
+
+    def _kept(self, raw: Tensor) -> list[Tensor]:
+        state = self._adam.state.get(raw, {})
+        return [raw, *(state[name] for name in ("exp_avg", "exp_avg_sq") if name in state)]
 
     def recorded(self, scales: list[float]) -> Process:
         """The process learned so far, its last point at progress 1."""

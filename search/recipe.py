@@ -80,6 +80,12 @@ class Process(RecipeModel):
     logit_losses: list[LogitLoss] = Field(default_factory=list)
     pathways: list[Pathway] = Field(default_factory=list, max_length=MAX_PATHWAYS)
     unit_scaled: bool = Field(default=True, description="Pathway losses are divided by their first value.")
+    taps: Literal["output", "pre_activation"] = Field(
+        default="output", description="Where stages are tapped; `pre_activation` where a model has it."
+    )
+    skip_below: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="A pathway is not computed while its weight is below; all are at step 0."
+    )
     points: Annotated[list[Point], Field(min_length=1, max_length=100_000)]
 
     @model_validator(mode="after")

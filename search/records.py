@@ -103,6 +103,11 @@ class Learning(RecipeModel):
     update_every_steps: Annotated[int, Field(gt=0)] = 1
     normalisation: str = "softplus"
     learn_temperatures: bool = True
+    tie_temperatures: bool = False
+    hypergradient: str = "exact"
+    lookahead_steps: Annotated[int, Field(gt=0)] = 1
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    retry_every_updates: Annotated[int, Field(gt=0)] = 10
     meta_batch_size: int | None = None
     record_points: int = 33
 

@@ -126,16 +126,45 @@ class Training(SpecModel):
     """How a student is trained. All arms of a job share it."""
 
     batch_size: PositiveInt = Field(default=64, description="Images per step.")
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    accumulate_parts: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="Each step's batch is taken in so many parts, one after the other."
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     learning_rate: PositiveFloat = Field(default=3e-3, description="Peak learning rate.")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="SGD's momentum.")
     nesterov: bool = Field(default=True, description="SGD's Nesterov momentum.")
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
-    schedule: Literal["onecycle", "cosine", "constant"] = Field(
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=1e-2, description="Of weights; biases and norms are not decayed."
+    )
+    schedule: Literal["onecycle", "cosine", "multistep", "constant"] = Field(
         default="onecycle", description="Of the learning rate, over the whole run."
     )
-    augmentation: Literal["none", "shift", "crop_flip"] = Field(
-        default="shift", description="`shift`: random shifts; `crop_flip`: random crop and horizontal flip."
+    warmup_epochs: Annotated[float, Field(ge=0, le=1e5)] = Field(
+        default=0.0, description="Linear warm-up before any schedule but `onecycle`, which has its own."
+    )
+    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, max_length=16)] = (
+        Field(default=[0.625, 0.75, 0.875], description="Of `multistep`: parts of the run.")
+    )
+    decay_rate: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.1, description="At each milestone.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="An average of the weights with this decay is evaluated and exported."
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Of the networks; weights and losses stay in float32."
+    )
+    channels_last: bool = Field(default=False, description="Memory format: mostly faster for CNNs.")
+    torch_compile: bool = Field(default=False, description="Compile the student's training forward pass.")
+    augmentation: Name = Field(
+        default="shift",
+        description="`none`; `shift`: random shifts; `crop_flip`: random crop and horizontal flip; "
+        "GET /v1/methods lists all.",
+    )
+    mixup_alpha: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0, description="Above 0: pairs of images are blended (the teacher's cache is bypassed)."
+    )
+    cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0, description="Above 0: a box of one image is put into another."
     )
     views: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=8, description="Different augmented versions of one image; epoch e uses view e mod views."
@@ -144,6 +173,15 @@ class Training(SpecModel):
     validate_every_epochs: PositiveInt = Field(
         default=1, description="Validated, checkpointed and perhaps stopped every so many epochs."
     )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Training:
+        if self.batch_size % self.accumulate_parts:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of accumulate_parts "
+                f"({self.accumulate_parts})"
+            )
+        return self
 
 
 class Range(SpecModel):
@@ -160,14 +198,19 @@ class Range(SpecModel):
         return self
 
 
+Rule = Literal["none", "last", "same_depth", "same_or_deeper", "all"]
+StageIndex = Annotated[int, Field(ge=0, lt=256)]
+StagePair = Annotated[list[StageIndex], Field(min_length=2, max_length=2)]
+Connections = Rule | Annotated[list[StagePair], Field(min_length=1, max_length=256)]
+
+
 class Space(SpecModel):
     """The discrete choices and ranges that the strategy searches; each trial takes one of each."""
 
-    connections: Annotated[
-        list[Literal["none", "last", "same_depth", "same_or_deeper", "all"]], Field(min_length=1)
-    ] = Field(
+    connections: Annotated[list[Connections], Field(min_length=1)] = Field(
         default=["same_depth", "last"],
-        description="Which teacher stage may teach which student stage; `none`: the logits alone teach.",
+        description="Which teacher stage may teach which student stage: a rule's name, or a list of pairs "
+        "[teacher stage, student stage]; `none`: the logits alone teach.",
     )
     transforms: Annotated[list[NameSet], Field(min_length=1)] = Field(
         default_factory=lambda: [["projection"]],
@@ -182,6 +225,11 @@ class Space(SpecModel):
         default_factory=lambda: [["kd"]],
         description="Losses on both models' logits. Each choice is a set of losses; an empty one is allowed.",
     )
+    taps: Annotated[list[Literal["output", "pre_activation"]], Field(min_length=1)] = Field(
+        default=["output"],
+        description="Where stages are tapped; `pre_activation`: before the last activation, where a model "
+        "has one there.",
+    )
     process_learning_rate: Range = Field(
         default_factory=lambda: Range(low=0.03, high=0.3), description="Adam's, on the process."
     )
@@ -192,7 +240,7 @@ class Space(SpecModel):
     @model_validator(mode="after")
     def _distils(self) -> Space:
         """Choices that distil nothing are passed over, so long as there are others."""
-        if set(self.connections) == {"none"} and not any(self.logit_losses):
+        if all(choice == "none" for choice in self.connections) and not any(self.logit_losses):
             raise ValueError(
                 "nothing would be distilled, without connections and without logit losses; add a connection "
                 "other than `none`, or a logit loss"
@@ -213,6 +261,24 @@ class ProcessSettings(SpecModel):
         default=2.0, description="Of teacher and student; learned temperatures stay above 1."
     )
     learn_temperatures: bool = Field(default=True, description="Otherwise they keep the initial one.")
+    tie_temperatures: bool = Field(
+        default=False, description="Teacher and student share one temperature per logit loss."
+    )
+    hypergradient: Name = Field(
+        default="exact", description="How the process's gradient is found; GET /v1/methods lists the ways."
+    )
+    lookahead_steps: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="Steps after which the meta loss judges; each update reverses so many."
+    )
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Above 0: an average of the process with this decay is used and recorded."
+    )
+    skip_below: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.005, description="A pathway of less weight is not computed."
+    )
+    retry_every_updates: PositiveInt = Field(
+        default=10, description="At every so many updates of the process skipped pathways are computed too."
+    )
     meta_batch_size: PositiveInt | None = Field(
         default=None, description="By default the training batch size."
     )
@@ -249,6 +315,16 @@ class Search(SpecModel):
     concurrent_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=2, description="Trials at once."
     )
+
+    @model_validator(mode="after")
+    def _lookahead_fits(self) -> Search:
+        steps = self.process.lookahead_steps
+        if min(self.space.update_every_steps) < steps:
+            raise ValueError(
+                f"space.update_every_steps must be at least process.lookahead_steps ({steps}): the process "
+                "is held while steps are looked ahead"
+            )
+        return self
 
 
 class Tuning(SpecModel):

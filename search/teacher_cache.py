@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -81,6 +81,15 @@ class TeacherCache:
             versions=(torch.__version__, version("timm")),
         )
         self._opened: dict[int, np.ndarray] = {}
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """No maps are kept."""
+        return ()
+
+    def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """See `search.batches.TeacherOutputs`."""
+        return self.logits(indices, view), {}
 
     def logits(self, indices: Tensor, view: int) -> Tensor:
         """Logits float32 (B, K) of these images' version in this view, on the CPU."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 import psutil
 
 OWNER_VARIABLE = "LIMBECK_RAY_OWNER"
+DEATH_SECONDS = 5.0
 
 QUIET_AND_BOUND = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,6 +47,8 @@ def prepare(*, job_id: str, is_local: bool) -> None:
 def end_processes_of(job_id: str, *, driver: int | None = None) -> int:
     """Kill the Ray processes on this machine that drivers of this job have started; how many there were.
 
+    Returns once they are dead (at most 5 s): until then they could still write to files that are to go.
+
     A driver ends its own when it ends (`driver`: its process id), and those of all its predecessors when it
     starts: one that was killed a moment ago may have left some. Known by the owner variable, which names the
     job and the driver: no other process carries it.
@@ -54,6 +57,7 @@ def end_processes_of(job_id: str, *, driver: int | None = None) -> int:
     for process in found:
         with suppress(psutil.Error):
             process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(found, timeout=DEATH_SECONDS)
     return len(found)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from search.problems import NonFiniteFigure
 
 if TYPE_CHECKING:
+    from search.batches import Batch
     from search.losses import DistillationLosses
     from search.models import TappedModel
     from search.process import Effective
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HyperGradient:
-    """Gradient of the meta loss with respect to the effective values; float64 vectors on the CPU."""
+    """Gradient of the meta loss with respect to the effective values; float64 vectors on the CPU.
+
+    Zero for pathways that were not active.
+    """
 
     logit_weights: Tensor  # (L,)
     pathway_weights: Tensor  # (P,)
@@ -40,29 +44,21 @@ class HyperGradient:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One training batch with all that the losses need of it."""
-
-    images: Tensor  # (B, C, H, W), in [0, 1]
-    targets: Tensor  # (B,)
-    teacher_logits: Tensor | None  # (B, K)
-    teacher_maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
-
-
-@dataclass(frozen=True)
 class Lookahead:
     """One optimiser step that was taken, and the meta batch it is judged by.
 
     `before` and `losses_before` are the student's and the transforms' parameters before the step by name
     (the meta loss does not depend on the transforms: they have no tangent), `tangent` the direction
     (d step / d gradient)^T v in which the losses of `batch` are differentiated at `before`
-    (`search.hypergradient.adjoint`), v being the meta loss's gradient after the step.
+    (`search.hypergradient.adjoint`), v being the meta loss's gradient after the step. `active` are the
+    indices of the pathways that were computed.
     """
 
     student: TappedModel
     losses: DistillationLosses
     batch: Batch
     effective: Effective
+    active: tuple[int, ...]
     before: Mapping[str, Tensor]
     losses_before: Mapping[str, Tensor]
     tangent: Mapping[str, Tensor]

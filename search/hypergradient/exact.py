@@ -61,15 +61,17 @@ def exact(lookahead: Lookahead) -> HyperGradient:
     ):
         torch.manual_seed(lookahead.random_seed)
         duals = {name: _dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()}
-        logits, maps = call_with(lookahead.student, losses.student_stages, duals, batch.images)
-        by_pathway = torch.zeros(0, dtype=torch.float64)
-        if losses.process.pathways:
+        logits, maps = call_with(
+            lookahead.student, losses.student_stages(lookahead.active), duals, batch.images
+        )
+        by_pathway = torch.zeros(len(losses.process.pathways), dtype=torch.float64)
+        if lookahead.active:
             values = torch.func.functional_call(
                 losses,
                 (dict(lookahead.losses_before), {name: b.clone() for name, b in losses.named_buffers()}),
-                (maps, batch.teacher_maps),
+                (maps, batch.teacher_maps, lookahead.active),
             )
-            by_pathway = _tangent(values).double().cpu()
+            by_pathway[list(lookahead.active)] = _tangent(values).double().cpu()
         plain_logits, logits_tangent = _primal(logits).clone(), _tangent(logits).clone()
     return HyperGradient(
         pathway_weights=by_pathway, **_by_logit_losses(lookahead, plain_logits, logits_tangent)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
 
-from search.arms import dimensions_of, pathways_between, plain_kd, starting_process
+from search.arms import as_choice, dimensions_of, pathways_between, plain_kd, starting_process
 from search.checkpoint import to_bytes
 from search.dimensions import Choices, starting_choices
 from search.distill import Distillation, Material, Report
@@ -115,7 +115,12 @@ class PreflightRun:
         found = []
         for transforms in space.transforms:
             choices: list[Choices] = [
-                {**start, "connections": name, "transforms": [*transforms], "distances": [*distances]}
+                {
+                    **start,
+                    "connections": as_choice(name),
+                    "transforms": [*transforms],
+                    "distances": [*distances],
+                }
                 for name, distances in product(space.connections, space.distances)
             ]
             pathways = (pathways_between(choice, *stages, input_size=self.dataset.size) for choice in choices)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from search.checkpoint import to_bytes
 from search.data import ImageSet
-from search.distill import Distillation, Material, Report, TeacherLogits, mix
+from search.distill import Distillation, Material, Report
 from search.evaluate import EVALUATION_BATCH, evaluate
 from search.models import TappedModel, export_student, weights_sha256
+from search.randomness import mix
 from search.records import RunParameters, RunResult
 from search.stages.material import LoadedTeacher, build, dataset_of, teacher_logits, teacher_of
 from search.teacher_cache import TeacherCache
@@ -49,7 +50,7 @@ class StudentRun:
             teacher=teacher.model if teacher else None,
             train=train,
             meta=splits["meta"],
-            teacher_logits=self._cached_logits(teacher, train) if teacher and not process.pathways else None,
+            teacher_outputs=self._kept_outputs(teacher, train) if teacher else None,
             validate=None if self.is_proof else self._validator(splits["validation"]),
         )
         return Distillation(
@@ -62,11 +63,9 @@ class StudentRun:
             max_steps=setting.max_steps,
         )
 
-    def _cached_logits(self, teacher: LoadedTeacher, train: ImageSet) -> TeacherLogits:
-        """Without pathways the teacher's logits are all that is needed of it; they are computed once per
-        node.
-        """
-        cache = TeacherCache(
+    def _kept_outputs(self, teacher: LoadedTeacher, train: ImageSet) -> TeacherCache:
+        """The teacher's outputs on augmented images, computed once per node when they are first needed."""
+        return TeacherCache(
             self.setting.places.cache_directory,
             teacher=teacher.model,
             images=train,
@@ -74,7 +73,6 @@ class StudentRun:
             seed=self.setting.spec.data.splits.seed,
             device=self.setting.device,
         )
-        return cache.logits
 
     def _validator(self, images: ImageSet) -> Any:
         def validate(model: TappedModel) -> dict[str, float]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from search.checkpoint import to_bytes
-from search.distill import Distillation, Material, Report, mix
+from search.distill import Distillation, Material, Report
 from search.models import TappedModel, Weights, export_student, weights_sha256
 from search.problems import SearchProblem
+from search.randomness import mix
 from search.recipe import constant
 from search.records import RunParameters, TeacherResult
 from search.spec import Training

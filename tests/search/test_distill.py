@@ -22,7 +22,9 @@ SGD = Training(optimizer="sgd", learning_rate=0.05, batch_size=16, report_every_
 ADAMW = Training(batch_size=16, report_every_steps=1, schedule="cosine")
 
 
-def make_run(training: Training, *, learn: Learning | None, process: Process | None = None) -> Distillation:
+def make_run(
+    training: Training, *, learn: Learning | None, process: Process | None = None, seed: int = 5
+) -> Distillation:
     models = [
         build_model(
             name, classes=10, channels=1, input_size=32, seed=seed, data_mean=(0.5,), data_std=(0.25,)
@@ -35,7 +37,7 @@ def make_run(training: Training, *, learn: Learning | None, process: Process | N
             process=process or searching(models[0].stages, models[1].stages), epochs=3, learn=learn
         ),
         training,
-        seed=5,
+        seed=seed,
     )
 
 
@@ -83,8 +85,7 @@ def test_a_replay_of_equal_seed_is_bitwise_equal_and_of_another_seed_is_not() ->
     runs = [make_run(SGD, learn=None, process=process) for _ in range(2)]
     rows = [[report.figures["loss"] for report in run.steps() if report] for run in runs]
     assert rows[0] == rows[1]
-    other = make_run(SGD, learn=None, process=process)
-    other.seed = 6
+    other = make_run(SGD, learn=None, process=process, seed=6)
     assert [report.figures["loss"] for report in other.steps() if report] != rows[0]
 
 
@@ -105,8 +106,10 @@ def test_scales_are_the_losses_of_the_first_step() -> None:
     assert all(scale is not None and scale > 0 for scale in measured)
     twin = make_run(SGD, learn=None)
     batch = twin.batch()
-    _, maps = twin.student.forward_taps(batch.images, twin.losses.student_stages)
-    raw = twin.losses.raw_pathway_losses(maps, batch.teacher_maps)
+    _, maps = twin.student.forward_taps(batch.images, twin.losses.student_stages())
+    twin.losses.is_measured = True
+    twin.losses.scales.fill_(1.0)
+    raw = twin.losses.pathway_losses(maps, batch.teacher_maps)
     assert raw.tolist() == pytest.approx(measured, rel=1e-5)
 
 

@@ -13,10 +13,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from search.distill import Distillation, Material, mix
+from search.distill import Distillation, Material
 from search.hypergradient import Approximation, HyperGradient, Lookahead
 from search.hypergradient.exact import call_with, exact
 from search.models import build_model
+from search.randomness import mix
 from search.recipe import LogitLoss, Pathway, Point, Process
 from search.records import Learning, RunParameters
 from search.spec import Training
@@ -96,7 +97,7 @@ def unrolled(run: Distillation, after: dict[str, Tensor]) -> HyperGradient:
     logit_weights, pathway_weights, teacher_temperatures, student_temperatures = values
     named = {name: p.detach().clone().requires_grad_(True) for name, p in run.student.named_parameters()}
     batch = run.batch()
-    logits, maps = call_with(run.student, run.losses.student_stages, named, batch.images)
+    logits, maps = call_with(run.student, run.losses.student_stages(), named, batch.images)
     losses = run.losses.logit_losses(
         logits,
         batch.teacher_logits,

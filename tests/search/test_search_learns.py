@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from search.data import Dataset, open_dataset
-from search.distill import Distillation, Material, permutation
+from search.distill import Distillation, Material
 from search.evaluate import evaluate
 from search.models import TappedModel, build_model
+from search.randomness import permutation
 from search.recipe import LogitLoss, Pathway, Point, Process, constant
 from search.records import Learning, RunParameters
 from search.spec import Splits, Training

@@ -70,12 +70,14 @@ class Server:
         return time.monotonic() - asked_at
 
     def log_of(self, request_id: str) -> list[dict[str, Any]]:
-        """The log lines of a request, waited for."""
+        """The log lines of a request, waited for: the last one is written after its answer has gone out."""
+        found: list[dict[str, Any]] = []
         for _ in range(100):
-            if found := [entry for entry in self.log if entry.get("request_id") == request_id]:
-                return found
+            found = [entry for entry in self.log if entry.get("request_id") == request_id]
+            if any(entry["event"] == "request" for entry in found):
+                break
             time.sleep(0.02)
-        return []
+        return found
 
 
 def environment(home: Path, **settings: Any) -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""The batches of a run: pure functions of (seed, step), with what the teacher says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from search.augment import views
+from search.data import ImageSet, as_float
+from search.models import TappedModel
+from search.randomness import mix, permutation
+from search.spec import Training
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch with all that the losses need of it."""
+
+    images: Tensor  # (B, C, H, W), in [0, 1]
+    targets: Tensor  # (B,)
+    teacher_logits: Tensor | None  # (B, K)
+    teacher_maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
+
+
+class TeacherOutputs(Protocol):
+    """What the teacher says of augmented training images, kept: it stands in for its forward pass."""
+
+    @property
+    def stages(self) -> Collection[int]:
+        """The stages whose maps are kept; logits always are."""
+        ...
+
+    def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits (B, K) and maps (B, C, H, W) by stage, on the CPU, of these images' version in a view."""
+        ...
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a step needs of the teacher."""
+
+    stages: Sequence[int] = ()
+    logits: bool = False
+
+
+class Batches:
+    """Training batches by step, and meta batches.
+
+    Each epoch takes the training images in a seeded order and leaves out the last incomplete batch.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        meta: ImageSet | None,
+        training: Training,
+        *,
+        seed: int,
+        augmentation_seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        teacher: TappedModel | None = None,
+        teacher_outputs: TeacherOutputs | None = None,
+    ) -> None:
+        self.train, self.meta, self.training = train, meta, training
+        # All runs of a job see the same views, so that teacher outputs on them can be shared.
+        self.seed, self.augmentation_seed = seed, augmentation_seed
+        self.device, self.dtype = device, dtype
+        self.teacher, self.teacher_outputs = teacher, teacher_outputs
+        self.size = min(training.batch_size, len(train.labels))
+        self.steps_per_epoch = len(train.labels) // self.size
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def at(self, step: int, teaching: Teaching) -> Batch:
+        """The training batch of a step."""
+        indices, view = self._chosen(step)
+        images = self._images(self.train, indices, view)
+        logits, maps = self._teach(images, indices, view, teaching)
+        return Batch(images, self.train.labels[indices].to(self.device), logits, maps)
+
+    def meta_at(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
+        """A seeded sample of the meta split, augmented like the training images, and its labels."""
+        meta = self.meta
+        assert meta is not None
+        count = min(size or self.size, len(meta.labels))
+        indices = permutation(len(meta.labels), mix(self.seed, 1, step))[:count]
+        return self._images(meta, indices, self._view(step)), meta.labels[indices].to(self.device)
+
+    def _chosen(self, step: int) -> tuple[Tensor, int]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, permutation(len(self.train.labels), mix(self.seed, 0, epoch)))
+        return self._order[1][position * self.size : (position + 1) * self.size], self._view(step)
+
+    def _view(self, step: int) -> int:
+        return (step // self.steps_per_epoch) % self.training.views
+
+    def _images(self, images: ImageSet, indices: Tensor, view: int) -> Tensor:
+        augmented = views(
+            images.images[indices].to(self.device),
+            indices=indices.to(self.device),
+            seed=self.augmentation_seed,
+            view=view,
+            policy=self.training.augmentation,
+        )
+        return as_float(augmented, dtype=self.dtype)
+
+    def _teach(
+        self, images: Tensor, indices: Tensor, view: int, teaching: Teaching
+    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+        if self.teacher is None or not (teaching.logits or teaching.stages):
+            return None, {}
+        kept = self.teacher_outputs
+        if kept is not None and set(teaching.stages) <= set(kept.stages):
+            logits, maps = kept.read(indices, view, teaching.stages)
+            return logits.to(self.device), {stage: value.to(self.device) for stage, value in maps.items()}
+        with torch.no_grad():
+            return self.teacher.forward_taps(images, teaching.stages)

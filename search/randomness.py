@@ -1,0 +1,37 @@
+"""Seeds and random orders as pure functions of numbers, so that any step of a run can be made again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Seeded:
+    """Dropout and the like from a seed of their own; the caller's random state is left as it was."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: object) -> None:
+        self._fork.__exit__(*error)  # type: ignore[arg-type]
+
+
+def permutation(size: int, seed: int) -> Tensor:
+    """A seeded order of 0..size-1, drawn on the CPU so that it is the same on every device."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
+def mix(*parts: int) -> int:
+    """One 63-bit seed of several numbers (splitmix64 over them), so that neighbours do not share streams."""
+    value = 0
+    for part in parts:
+        value = (value + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        value ^= value >> 31
+    return value >> 1
