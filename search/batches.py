@@ -21,9 +21,27 @@ class Batch:
     """One training batch with all that the losses need of it."""
 
     images: Tensor  # (B, C, H, W), in [0, 1]
-    targets: Tensor  # (B,)
+    targets: Tensor  # (B,), or (B, K) where images are mixed
     teacher_logits: Tensor | None  # (B, K)
     teacher_maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in equal parts, in order, without copying; the step's loss is the mean of theirs.
+
+        Each part goes through the student alone, with `search.learning.training_seed` of its own.
+        """
+        if count == 1:
+            return [self]
+        size = len(self.images) // count
+        return [self._slice(slice(start, start + size)) for start in range(0, size * count, size)]
+
+    def _slice(self, rows: slice) -> Batch:
+        return Batch(
+            self.images[rows],
+            self.targets[rows],
+            None if self.teacher_logits is None else self.teacher_logits[rows],
+            {stage: value[rows] for stage, value in self.teacher_maps.items()},
+        )
 
 
 class TeacherOutputs(Protocol):

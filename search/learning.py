@@ -83,9 +83,9 @@ class ProcessLearning:
         )
 
 
-def training_seed(seed: int, step: int) -> int:
-    """Of the randomness inside a step's training forward pass."""
-    return mix(seed, 2, step)
+def training_seed(seed: int, step: int, part: int = 0) -> int:
+    """Of the randomness inside a step's training forward pass, of this part of the batch."""
+    return mix(seed, 2, step, part) if part else mix(seed, 2, step)
 
 
 def _copies(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -69,9 +69,12 @@ class DistillationLosses(nn.Module):
         teacher_temperatures: Tensor,
         student_temperatures: Tensor,
     ) -> list[Tensor]:
-        """One scalar per logit loss. Logits (B, K), temperatures (L,)."""
+        """One scalar per logit loss. Logits (B, K), temperatures (L,); targets (B,) or probabilities (B, K), of
+        which the losses see the class that has most.
+        """
         if teacher_logits is None:
             return []
+        targets = targets.argmax(dim=1) if targets.dim() > 1 else targets
         return [
             loss(
                 student_logits,
