@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import search.cifar_nets  # noqa: F401  (registers them with timm)
 from search.problems import SearchProblem
 from search.tapped import TappedModel, evaluating
 from search.weights import Preprocessing, load_weights, read_preprocessing, write_weights

@@ -39,7 +39,7 @@ SOLE_IMPORTERS = {
     "jinja2": ("service.web",),
     "fsspec": ("service.remote_files",),
     "httpx": ("limbeck",),
-    "timm": ("search.models",),
+    "timm": ("search.models", "search.cifar_nets"),
     "safetensors": ("search.weights",),
     "sklearn": ("search.datasets",),
     "PIL": ("search.datasets",),
