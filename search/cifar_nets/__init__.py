@@ -5,6 +5,6 @@ own models; `timm.list_models(module="cifar_net")` lists them. One file per fami
 the parameter counts are those of the literature for 100 classes.
 """
 
-from search.cifar_nets import resnet
+from search.cifar_nets import mobilenetv2, resnet, shufflenetv1, shufflenetv2, vgg, wide_resnet
 
-__all__ = ["resnet"]
+__all__ = ["mobilenetv2", "resnet", "shufflenetv1", "shufflenetv2", "vgg", "wide_resnet"]

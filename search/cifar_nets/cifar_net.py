@@ -118,7 +118,14 @@ class CifarNet(nn.Module):
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
 
-def register(name: str, make: Callable[..., CifarNet], *, stages: int = 3, **arguments: Any) -> None:
+def register(
+    name: str,
+    make: Callable[..., CifarNet],
+    *,
+    stages: int = 3,
+    first_conv: str = "stem.0",
+    **arguments: Any,
+) -> None:
     """Give timm an architecture of this name: `make` with these arguments, and with timm's own over them."""
 
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -142,7 +149,7 @@ def register(name: str, make: Callable[..., CifarNet], *, stages: int = 3, **arg
         "crop_pct": 1.0,
         "mean": CIFAR_MEAN,
         "std": CIFAR_STD,
-        "first_conv": "stem.0",
+        "first_conv": first_conv,
         "classifier": "head.fc",
         "notes": ("registered by `import search.cifar_nets`",),
     }
