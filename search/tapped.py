@@ -25,6 +25,8 @@ class TappedModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    input_dtype: torch.dtype | None = None
+    """What the network's input is cast to, by `search.precision` for the time of a call."""
 
     def __init__(
         self,
@@ -89,7 +91,8 @@ class TappedModel(nn.Module):
                 align_corners=False,
                 antialias=images.shape[-1] > size,
             )
-        return (images - self.mean) / self.std
+        normalised = (images - self.mean) / self.std
+        return normalised if self.input_dtype is None else normalised.to(self.input_dtype)
 
     def _blank(self, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
