@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import chain, product
@@ -12,6 +11,7 @@ from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options
 from search.pathway_rules import enumerate_pathways, fits
+from search.process_shapes import LAST_PART, averaged
 from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
 from search.spec import JobSpec, Range
@@ -30,13 +30,6 @@ class ArmName(StrEnum):
     CONSTANT = "constant"
     SHUFFLED = "shuffled"
     SEARCHED = "searched"
-
-
-class ProcessKind(StrEnum):
-    """How a learned process is replayed: as it was learned over training, or its end held throughout."""
-
-    SCHEDULE = "schedule"
-    CONSTANT = "constant"
 
 
 def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
@@ -134,23 +127,26 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
 
 def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway]) -> Process:
     """Where a search trial's process begins; held, it is the arm `uniform`."""
-    settings = spec.search.process
     losses = [LogitLoss(name=name) for name in dict.fromkeys(_names(choices["logit_losses"]))]
     return Process(
         cross_entropy_weight=1.0,
         logit_losses=losses,
         pathways=list(pathways),
         taps="pre_activation" if choices["taps"] == "pre_activation" else "output",
-        skip_below=settings.skip_below,
-        points=[
-            Point(
-                progress=0.0,
-                logit_weights=[settings.initial_logit_weight] * len(losses),
-                pathway_weights=[settings.initial_pathway_weight] * len(pathways),
-                teacher_temperatures=[settings.initial_temperature] * len(losses),
-                student_temperatures=[settings.initial_temperature] * len(losses),
-            )
-        ],
+        skip_below=spec.search.process.skip_below,
+        points=[starting_weights(spec, len(losses), len(pathways))],
+    )
+
+
+def starting_weights(spec: JobSpec, logit_losses: int, pathways: int) -> Point:
+    """The weights and temperatures of so many losses from which a search starts."""
+    settings = spec.search.process
+    return Point(
+        progress=0.0,
+        logit_weights=[settings.initial_logit_weight] * logit_losses,
+        pathway_weights=[settings.initial_pathway_weight] * pathways,
+        teacher_temperatures=[settings.initial_temperature] * logit_losses,
+        student_temperatures=[settings.initial_temperature] * logit_losses,
     )
 
 
@@ -176,6 +172,13 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
         ),
         choices=choices,
     )
+
+
+def warm_started(run: RunParameters, learned: Process) -> RunParameters:
+    """The search trial once more, from where it ended: the mean of what it learned in the last third."""
+    start = averaged(learned, last=LAST_PART)
+    unmeasured = start.model_copy(update={"pathways": run.process.pathways})
+    return run.model_copy(update={"process": unmeasured})
 
 
 def plain_kd() -> Process:
@@ -210,27 +213,6 @@ def replay_run(spec: JobSpec, process: Process) -> RunParameters:
 def proof_run(process: Process, *, epochs: int) -> RunParameters:
     """A run of a known process on the proof splits."""
     return RunParameters(process=process, epochs=epochs, splits="proof")
-
-
-def held(process: Process) -> Process:
-    """The end of a process, held from the first step to the last."""
-    return process.model_copy(update={"points": [process.points[-1].model_copy(update={"progress": 0.0})]})
-
-
-def shuffled(process: Process, *, seed: int) -> Process:
-    """The same points at other times: what remains of the gain does not come from the order in time.
-
-    The permutation is a function of the seed, and never the identity where there are two points or more.
-    """
-    order = list(range(len(process.points)))
-    generator = random.Random(f"shuffled:{seed}")
-    while order == sorted(order) and len(order) > 1:
-        generator.shuffle(order)
-    points = [
-        process.points[source].model_copy(update={"progress": point.progress})
-        for source, point in zip(order, process.points, strict=True)
-    ]
-    return process.model_copy(update={"points": points})
 
 
 def _options(name: str, values: Sequence[Any]) -> Options:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from search.arms import ArmName, ProcessKind
+from search.arms import ArmName
+from search.candidates import MOST_CANDIDATES
 from search.costs import Costs, RunKind, wall_seconds
 from search.history import History, completed
 from search.records import Fail, PreflightResult, RunParameters, StageName, TrialRecord
 from search.spec import JobSpec
 
-REPLAYS = len(ProcessKind)
 KIND_OF_ARM = {
     ArmName.STUDENT_ALONE: RunKind.STUDENT_ALONE,
     ArmName.PLAIN_KD: RunKind.KD,
@@ -37,7 +37,13 @@ class Budgeting:
     """
 
     def __init__(
-        self, spec: JobSpec, history: History, preflight: PreflightResult, *, elapsed_seconds: float
+        self,
+        spec: JobSpec,
+        history: History,
+        preflight: PreflightResult,
+        *,
+        elapsed_seconds: float,
+        is_given: bool = False,
     ) -> None:
         self.spec = spec
         self.history = history
@@ -47,14 +53,17 @@ class Budgeting:
         self._replay = self.costs.predicted(
             RunKind.PATHWAYS, splits="search", epochs=spec.budget.epochs_per_trial
         )
+        self._replays = spec.search.replay_seeds * (1 if is_given else MOST_CANDIDATES)
+        self._is_given = is_given
 
     def refusal(self, first_trial: RunParameters) -> Fail | None:
         """Why the budget cannot hold the smallest job: one search trial, as much tuning, and the proof."""
         first = self.costs.predicted_run(first_trial.model_dump(mode="json"))
-        search = first + REPLAYS * self._replay
+        trials = [] if self._is_given else [first] * self.spec.search.rounds
+        search = math.fsum(trials) + self._replays * self._replay
         needs = {
             "device_seconds": self._total_seconds(search) * self.costs.devices,
-            "wall_seconds": self._elapsed_seconds + self._wall([first], REPLAYS, search),
+            "wall_seconds": self._elapsed_seconds + self._wall(trials[:1], trials[1:], search),
         }
         proof = math.fsum(self._proof_runs(search))
         for name, needed in needs.items():
@@ -65,16 +74,18 @@ class Budgeting:
                 )
         return None
 
-    def has_room_for_search(self, candidate: RunParameters) -> bool:
-        """Whether one more search trial leaves enough for its share of tuning, the replays and the proof."""
+    def has_room_for_search(self, candidate: RunParameters, *, rounds_ahead: int = 0) -> bool:
+        """Whether one more search trial, and so many warm-started ones after it, leave enough for their share
+        of tuning, the replays and the proof."""
         budget = self.spec.budget
         if budget.device_seconds is None and budget.wall_seconds is None:
             return True
         trial = self.costs.predicted_run(candidate.model_dump(mode="json"))
         records = self.history.of(StageName.SEARCH)
-        search = self._search_seconds(records) + trial + REPLAYS * self._replay
+        later = [trial] * rounds_ahead
+        search = self._search_seconds(records) + trial + math.fsum(later) + self._replays * self._replay
         running = [self.costs.remaining(record) for record in records if not record.state.is_final]
-        return self._within(self._total_seconds(search), self._wall([*running, trial], REPLAYS, search))
+        return self._within(self._total_seconds(search), self._wall([*running, trial], later, search))
 
     def has_room_for_tuning(self, candidate: RunParameters) -> bool:
         """Whether one more tuning trial still leaves enough for the proof."""
@@ -88,8 +99,13 @@ class Budgeting:
         )
 
     def tuning_is_even(self) -> bool:
-        """Whether tuning, with what its running trials will take, has reached the search's compute."""
+        """Whether tuning, with what its running trials will take, has reached the search's compute.
+
+        A given process was searched elsewhere: KD is then tuned by as many trials as a search may have.
+        """
         trials = self.history.of(StageName.TUNING)
+        if self._is_given and len(trials) < self.spec.budget.trials:
+            return False
         search = self._search_seconds(self.history.of(StageName.SEARCH))
         return math.fsum(self._tuned_seconds(trial) for trial in trials) >= search
 
@@ -120,12 +136,16 @@ class Budgeting:
         )
         return overhead + 2 * search + math.fsum(self._proof_runs(search))
 
-    def _wall(self, trials: Sequence[float], replays: int, search: float) -> float:
-        """Wall seconds from now to the end of proof: these trials, the replays, tuning, proof."""
+    def _wall(self, trials: Sequence[float], rounds: Sequence[float], search: float) -> float:
+        """Wall seconds from now to the end of proof: these trials, further rounds one after the other, the
+        replays (the last candidate is known after the others), tuning, proof."""
+        last = min(self._replays, self.spec.search.replay_seeds)
         return math.fsum(
             (
                 wall_seconds(trials, at_once=self._at_once),
-                wall_seconds([self._replay] * replays, at_once=self._at_once),
+                math.fsum(rounds),
+                wall_seconds([self._replay] * (self._replays - last), at_once=self._at_once),
+                wall_seconds([self._replay] * last, at_once=self._at_once),
                 search / self._at_once,
                 wall_seconds(self._proof_runs(search), at_once=self._at_once),
             )

@@ -9,20 +9,36 @@ from collections.abc import Sequence
 
 from search.arms import (
     ArmName,
-    ProcessKind,
     dimensions_of,
-    held,
     replay_run,
     search_run,
     that_distil,
     tuning_dimensions,
     tuning_run,
+    warm_started,
 )
+from search.candidates import Candidate
 from search.dimensions import Choices, Observation, Strategy, starting_choices
+from search.findings import (
+    WARM_STARTED,
+    candidates,
+    given_candidate,
+    learned_process,
+    learning_trials,
+    replay_trials,
+)
 from search.history import accuracy, best, completed, failed, free_index
 from search.moment import Moment, fill, proposal, start_or_wait, without_success
-from search.proof_runs import learned_process
-from search.records import Action, Proposal, StageName, TrialKey, TrialRecord
+from search.records import (
+    Action,
+    Proposal,
+    RunParameters,
+    StageName,
+    Start,
+    TrialKey,
+    TrialRecord,
+    Wait,
+)
 from search.registry import Kind, get
 from search.strategies.random import random_search
 
@@ -33,26 +49,52 @@ records of the others a proposal can be made again."""
 
 
 def search(moment: Moment) -> Action | None:
-    """Search trials, while there are some left and the budget holds."""
+    """Search trials, while there are some left and the budget holds. Nothing is left to search for where a
+    process was given."""
+    if moment.given is not None:
+        return None
     proposals = [] if _is_closed(moment) else fill(moment, _search_trial)
     searched = moment.history.of(StageName.SEARCH, ArmName.SEARCHED)
     return start_or_wait(proposals, searched) or without_success(searched, "search")
 
 
-def replays(moment: Moment) -> Action | None:
-    """The best trial's process once more on the search splits: as a schedule, and held at its end."""
-    spec, history = moment.spec, moment.history
-    replayed = [trial for trial in history.of(StageName.SEARCH) if trial.key.arm != ArmName.SEARCHED]
-    trial = best(history.of(StageName.SEARCH, ArmName.SEARCHED))
+def further_rounds(moment: Moment) -> Action | None:
+    """The best process learned once more from where it ended: what was learned late then holds early too."""
+    again = moment.history.of(StageName.SEARCH, WARM_STARTED)
+    if any(not trial.state.is_final for trial in again):
+        return Wait()
+    rounds_ahead = moment.spec.search.rounds - 2 - len(again)
+    if moment.given is not None or rounds_ahead < 0 or replay_trials(moment.history):
+        return None
+    trial = best(learning_trials(moment.history))
     assert trial is not None, "the search stage does not end without a completed trial"
-    learned = learned_process(trial)
+    run = warm_started(RunParameters.model_validate(trial.parameters), learned_process(trial))
+    if not moment.budgeting().has_room_for_search(run, rounds_ahead=rounds_ahead):
+        return None
+    key = TrialKey(StageName.SEARCH, WARM_STARTED, moment.spec.search.seed, len(again))
+    return Start((proposal(key, run),))
+
+
+def replays(moment: Moment) -> Action | None:
+    """Edits of the best trial's process on the search splits, with every replay seed, to be judged on
+    validation."""
+    spec, history = moment.spec, moment.history
+    found = candidates(spec, history)
+    if not found and moment.given is not None:
+        found = [given_candidate(moment.given)]
+    wanted = [(candidate, index) for candidate in found for index in range(spec.search.replay_seeds)]
     missing = [
-        proposal(TrialKey(StageName.SEARCH, kind.value, spec.search.seed, 0), replay_run(spec, process))
-        for kind, process in ((ProcessKind.SCHEDULE, learned), (ProcessKind.CONSTANT, held(learned)))
-        if not any(replay.key.arm == kind for replay in replayed)
+        proposal(key, replay_run(spec, candidate.process))
+        for candidate, index in wanted
+        if history.get(key := _replay_key(moment, candidate, index)) is None
     ]
-    action = start_or_wait(missing[: moment.room()], history.unfinished())
-    return action or without_success(replayed, "replay of the learned process")
+    action = start_or_wait(missing[: moment.room()], replay_trials(history))
+    return action or without_success(replay_trials(history), "replay of the learned process")
+
+
+def _replay_key(moment: Moment, candidate: Candidate, index: int) -> TrialKey:
+    seed = (moment.spec.search.seed + index) % 2**31
+    return TrialKey(StageName.SEARCH, candidate.arm, seed, index)
 
 
 def tuning(moment: Moment) -> Action | None:
@@ -78,7 +120,9 @@ def _search_trial(moment: Moment) -> Proposal | None:
         return None
     choices = _choices(moment, searched, index)
     parameters = search_run(spec, choices, moment.history.preflight())
-    if not _is_needed(searched) and not moment.budgeting().has_room_for_search(parameters):
+    rounds_ahead = spec.search.rounds - 1
+    budgeting = moment.budgeting()
+    if not _is_needed(searched) and not budgeting.has_room_for_search(parameters, rounds_ahead=rounds_ahead):
         return None
     unfinished = [trial.key.index for trial in searched if not trial.state.is_final]
     key = TrialKey(StageName.SEARCH, ArmName.SEARCHED.value, spec.search.seed, index)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from search.findings import replays_json, what_search_found
 from search.history import History
 from search.local import LocalJob
 from search.options import (
@@ -40,7 +41,6 @@ from search.options import (
 )
 from search.plan import EXPORT_KEY, searched_run
 from search.problems import SearchProblem
-from search.proof_runs import what_search_found
 from search.recipe import Recipe
 from search.records import ExportParameters, Proposal, StageName, TrialRecord
 from search.registry import load_everything
@@ -54,10 +54,11 @@ def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
     Raises SearchProblem when nothing could be found.
     """
     job.run(until=StageName.TUNING)
-    found = what_search_found(History(job.records))
+    found = what_search_found(job.spec, History(job.records))
     evidence: dict[str, Any] = {
-        "validation_accuracy": (found.replay.result or {})["accuracy"],
-        "replayed": found.kind.value,
+        "validation_accuracy": found.chosen.accuracy,
+        "process_kind": found.kind.value,
+        "replays": replays_json(found),
         "trials": [
             {"key": str(record.key), "state": record.state.value, "device_seconds": record.device_seconds}
             for record in job.records

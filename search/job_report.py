@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from search.arms import ArmName, ProcessKind
+from search.arms import ArmName
+from search.candidates import ProcessKind
+from search.findings import learning_trials, replay_trials, replays_json
 from search.history import History, accuracy, completed, failed
 from search.payback import Choice, longer_sentence
-from search.proof_runs import ProofRuns, arms_to_run, proof_key
+from search.proof_runs import ABLATIONS_IN_TIME, ProofRuns, arms_to_run, proof_key
 from search.records import StageName, TrialRecord, TrialState
 from search.spec import JobSpec
 from search.verdict import Difference, Shortfall, Verdict, judge, mean_and_deviation, paired_difference
@@ -30,6 +32,11 @@ LABELS = {
 }
 FROM_TUNING = {ArmName.TUNED_KD, ArmName.LONGER_KD}
 FROM_SEARCH = {ArmName.UNIFORM, ArmName.CONSTANT, ArmName.SHUFFLED, ArmName.SEARCHED}
+KIND_IN_WORDS = {
+    ProcessKind.CONSTANT: "its final weights held",
+    ProcessKind.AVERAGED: "the mean of its last third held",
+    ProcessKind.SCHEDULE: "the learned schedule",
+}
 COMPARED = (
     (ArmName.SEARCHED, ArmName.TUNED_KD),
     (ArmName.SEARCHED, ArmName.PLAIN_KD),
@@ -90,13 +97,14 @@ class JobReport:
             "trials": self._counts(),
             "process": found.searched.model_dump(mode="json"),
             "process_kind": found.kind.value,
+            "replays": replays_json(found),
             "test_images": self._test_images(),
             "epochs": self._spec.proof_epochs,
             "notes": self._notes(),
         }
 
     def _runs(self, arm: ArmName) -> list[TrialRecord]:
-        """The arm's completed runs; the constant arm's are the searched arm's where both are one process."""
+        """The arm's completed runs; the searched arm's for an ablation that leaves its process as it is."""
         run_as = arm if arm in self._arms else ArmName.SEARCHED
         keys = [proof_key(run_as, seed) for seed in self._spec.proof.seeds]
         return completed(trial for key in keys if (trial := self._history.get(key)) is not None)
@@ -136,17 +144,19 @@ class JobReport:
 
     def _detail(self, arm: ArmName) -> str | None:
         if arm is ArmName.SEARCHED:
-            return (
-                "the learned schedule"
-                if self._proof.found.kind is ProcessKind.SCHEDULE
-                else "its final weights held"
-            )
-        if arm is ArmName.CONSTANT and arm not in self._arms:
+            return self._searched_in_words()
+        if arm in ABLATIONS_IN_TIME and arm not in self._arms:
             return "the same runs as the searched process"
         if arm in FROM_TUNING:
             point = self._proof.tuned_process.points[0]
             return f"T = {point.teacher_temperatures[0]:.3g}, weight {point.logit_weights[0]:.3g}"
         return None
+
+    def _searched_in_words(self) -> str:
+        found = self._proof.found
+        kept, searched = len(found.searched.pathways), len(found.learned.pathways)
+        pathways = f", {kept} of {searched} pathways" if kept < searched else ""
+        return f"{KIND_IN_WORDS[found.kind]}{pathways}"
 
     def _epochs(self, arm: ArmName) -> int:
         return self._proof.longer_epochs() if arm is ArmName.LONGER_KD else self._spec.proof_epochs
@@ -181,11 +191,10 @@ class JobReport:
         return {**spent, "total": math.fsum(spent.values())}
 
     def _counts(self) -> dict[str, int]:
-        """Trials by stage; the two replays, which belong to the search, apart."""
-        searched = len(self._history.of(StageName.SEARCH, ArmName.SEARCHED))
+        """Trials by stage; the replays, which belong to the search, apart."""
         return {
-            "search": searched,
-            "replay": len(self._history.of(StageName.SEARCH)) - searched,
+            "search": len(learning_trials(self._history)),
+            "replay": len(replay_trials(self._history)),
             "tuning": len(self._history.of(StageName.TUNING)),
             "proof": len(self._history.of(StageName.PROOF)),
         }
@@ -229,15 +238,23 @@ class JobReport:
             )
         if failures:
             notes.append(f"{len(failures)} trials of the search failed and were passed over.")
-        if not self._proof.found.trial.parameters["process"]["pathways"]:
+        found = self._proof.found
+        kept, all_pathways = len(found.searched.pathways), len(found.learned.pathways)
+        if not all_pathways:
             notes.append(
                 "The best trial has no pathways: it learned weights and temperatures of logit losses alone."
             )
-        if ArmName.CONSTANT in self._spec.proof.arms and ArmName.CONSTANT not in self._arms:
+        elif kept < all_pathways:
             notes.append(
-                "The searched process is the constant one, its final weights held, so the arm `constant` "
-                "shows the same runs; it was not trained again."
+                f"{all_pathways - kept} of {all_pathways} pathways earned no weight and were left out: on "
+                "validation they made no difference larger than its standard error."
             )
+        for arm in ABLATIONS_IN_TIME:
+            if arm in self._spec.proof.arms and arm not in self._arms:
+                notes.append(
+                    f"The searched process does not change over time ({KIND_IN_WORDS[found.kind]}), so the "
+                    f"arm `{arm}` shows the same runs; it was not trained again."
+                )
         return notes
 
 

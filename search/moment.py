@@ -11,6 +11,7 @@ from typing import Any
 
 from search.budgeting import Budgeting
 from search.history import History, completed, failed
+from search.recipe import Process
 from search.records import (
     Action,
     Fail,
@@ -27,12 +28,14 @@ from search.spec import JobSpec
 
 @dataclass(frozen=True)
 class Moment:
-    """The spec, the recorded trials, and how long the job has been running."""
+    """The spec, the recorded trials, how long the job has been running, and a process if one was given: it is
+    then proved as it is, without a search."""
 
     spec: JobSpec
     history: History
     dry_run: bool = False
     elapsed_seconds: float = 0.0
+    given: Process | None = None
 
     def room(self) -> int:
         """How many trials may be started."""
@@ -45,7 +48,13 @@ class Moment:
     def budgeting(self) -> Budgeting:
         """The budget at this moment. Preflight must have completed."""
         preflight = self.history.preflight()
-        return Budgeting(self.spec, self.history, preflight, elapsed_seconds=self.elapsed_seconds)
+        return Budgeting(
+            self.spec,
+            self.history,
+            preflight,
+            elapsed_seconds=self.elapsed_seconds,
+            is_given=self.given is not None,
+        )
 
 
 def proposal(key: TrialKey, parameters: RunParameters) -> Proposal:

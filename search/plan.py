@@ -12,13 +12,23 @@ from typing import Any
 
 import search.strategies  # noqa: F401  (registers them)
 from search import exploration
-from search.arms import ArmName, dimensions_of, proof_run, search_run, that_distil, why_no_pathway
+from search.arms import (
+    ArmName,
+    dimensions_of,
+    proof_run,
+    replay_run,
+    search_run,
+    that_distil,
+    why_no_pathway,
+)
 from search.dimensions import starting_choices
+from search.findings import learning_trials, what_search_found
 from search.history import History, best, failed
 from search.job_report import report_of
 from search.moment import Moment, error_of, only_trial, start_or_wait
-from search.proof_runs import ProofRuns, proof_key, what_search_found
+from search.proof_runs import ProofRuns, proof_key
 from search.pruning import should_stop
+from search.recipe import Process
 from search.records import (
     Action,
     ExportParameters,
@@ -41,15 +51,21 @@ EXPORT_KEY = TrialKey(StageName.EXPORT, "export", 0, 0)
 
 
 def next_trials(
-    spec: JobSpec, trials: Sequence[TrialRecord], *, dry_run: bool = False, elapsed_seconds: float = 0.0
+    spec: JobSpec,
+    trials: Sequence[TrialRecord],
+    *,
+    dry_run: bool = False,
+    elapsed_seconds: float = 0.0,
+    given: Process | None = None,
 ) -> Action:
     """What a driver is to do now.
 
     `Start` names new trials only, at most as many as there is room for: `search.concurrent_trials` less the
     unfinished ones, which the driver carries on by itself. A key is new when no trial has it but a cancelled
-    one. `elapsed_seconds`: wall time since the job first ran.
+    one. `elapsed_seconds`: wall time since the job first ran. `given`: a process that is to be proved as it
+    is, without a search.
     """
-    moment = Moment(spec, History(trials), dry_run, elapsed_seconds)
+    moment = Moment(spec, History(trials), dry_run, elapsed_seconds, given)
     for stage in _STAGES:
         action = stage(moment)
         if action is not None:
@@ -64,7 +80,7 @@ def teacher_proposal(spec: JobSpec) -> Proposal:
 
 def best_search_trial(trials: Sequence[TrialRecord]) -> TrialRecord:
     """The search trial of the best final validation accuracy. Raises ValueError if none has completed."""
-    trial = best(History(trials).of(StageName.SEARCH, ArmName.SEARCHED))
+    trial = best(learning_trials(History(trials)))
     if trial is None:
         raise ValueError("no search trial has completed")
     return trial
@@ -72,7 +88,7 @@ def best_search_trial(trials: Sequence[TrialRecord]) -> TrialRecord:
 
 def searched_run(spec: JobSpec, trials: Sequence[TrialRecord]) -> RunParameters:
     """The proof run of the searched arm. Raises ValueError before search and replays have ended."""
-    return proof_run(what_search_found(History(trials)).searched, epochs=spec.proof_epochs)
+    return proof_run(what_search_found(spec, History(trials)).searched, epochs=spec.proof_epochs)
 
 
 def _teacher(moment: Moment) -> Action | None:
@@ -95,13 +111,15 @@ def _preflight(moment: Moment) -> Action | None:
 def _refusal(moment: Moment) -> Fail | None:
     """What preflight's findings rule out, before the search costs anything."""
     preflight = moment.history.preflight()
-    unfitting = why_no_pathway(moment.spec, preflight)
+    unfitting = why_no_pathway(moment.spec, preflight) if moment.given is None else None
     if unfitting is not None:
         return Fail("no_pathway_fits", unfitting)
     try:
         get(Kind.STRATEGY, moment.spec.search.strategy)
     except UnknownMethodError as error:
         return Fail("unknown_method", str(error))
+    if moment.given is not None:
+        return moment.budgeting().refusal(replay_run(moment.spec, moment.given))
     choices = that_distil(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
     return moment.budgeting().refusal(search_run(moment.spec, choices, preflight))
 
@@ -148,6 +166,7 @@ _STAGES: tuple[Callable[[Moment], Action | None], ...] = (
     _teacher,
     _preflight,
     exploration.search,
+    exploration.further_rounds,
     exploration.replays,
     exploration.tuning,
     _proof,

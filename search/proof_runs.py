@@ -4,61 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from search.arms import ArmName, ProcessKind, held, plain_kd, proof_run, shuffled
+from search.arms import ArmName, plain_kd, proof_run
 from search.costs import Costs, RunKind
 from search.dimensions import derived_seed
+from search.findings import Found, uniform, what_search_found
 from search.history import History, best
+from search.process_shapes import held, shuffled
 from search.recipe import Process, constant
-from search.records import Proposal, RunParameters, StageName, TrialKey, TrialRecord
+from search.records import Proposal, RunParameters, StageName, TrialKey
 from search.spec import JobSpec
 
-
-@dataclass(frozen=True)
-class Found:
-    """What the search found. `replay` is the one that did better on validation."""
-
-    trial: TrialRecord
-    replay: TrialRecord
-    kind: ProcessKind
-    learned: Process
-
-    @property
-    def searched(self) -> Process:
-        """The process of the searched arm."""
-        return self.learned if self.kind is ProcessKind.SCHEDULE else held(self.learned)
-
-
-def learned_process(trial: TrialRecord) -> Process:
-    """The process that a completed search trial learned."""
-    assert trial.result is not None
-    return Process.model_validate(trial.result["process"])
-
-
-def what_search_found(history: History) -> Found:
-    """The best search trial, and its better replay; of equal ones the constant, which is simpler.
-
-    Raises ValueError before the search and its replays have ended.
-    """
-    trial = best(history.of(StageName.SEARCH, ArmName.SEARCHED))
-    constant_first = [
-        *history.of(StageName.SEARCH, ProcessKind.CONSTANT),
-        *history.of(StageName.SEARCH, ProcessKind.SCHEDULE),
-    ]
-    replay = best(constant_first)
-    if trial is None or replay is None:
-        raise ValueError("no search trial has completed yet, or no replay of it")
-    return Found(trial, replay, ProcessKind(replay.key.arm), learned_process(trial))
-
-
-def arms_to_run(spec: JobSpec, found: Found) -> list[ArmName]:
-    """The arms that proof trains, in the order of a report.
-
-    Where the searched arm is itself the constant process, the arm `constant` would repeat the same runs.
-    """
-    same = {ArmName.CONSTANT} if found.kind is ProcessKind.CONSTANT else set()
-    return [arm for arm in ArmName if arm in spec.proof.arms and arm not in same]
+ABLATIONS_IN_TIME = (ArmName.CONSTANT, ArmName.SHUFFLED)
 
 
 def proof_key(arm: ArmName, seed: int) -> TrialKey:
@@ -66,11 +23,28 @@ def proof_key(arm: ArmName, seed: int) -> TrialKey:
     return TrialKey(StageName.PROOF, arm.value, seed, 0)
 
 
+def arms_to_run(spec: JobSpec, found: Found) -> list[ArmName]:
+    """The arms that proof trains, in the order of a report.
+
+    An ablation in time that leaves the searched arm's process as it is would repeat the same runs.
+    """
+    same = {arm for arm in ABLATIONS_IN_TIME if ablated(arm, spec, found, seed=0) == found.searched}
+    return [arm for arm in ArmName if arm in spec.proof.arms and arm not in same]
+
+
+def ablated(arm: ArmName, spec: JobSpec, found: Found, *, seed: int) -> Process:
+    """What was learned, over the searched arm's pathways, without its order in time (`shuffled`) or without
+    any change in time (`constant`)."""
+    if arm is ArmName.CONSTANT:
+        return held(found.learned_as_pruned)
+    return shuffled(found.learned_as_pruned, seed=derived_seed(spec.search.seed, seed))
+
+
 class ProofRuns:
     """The runs of proof; the same whichever of them have ended."""
 
     def __init__(self, spec: JobSpec, history: History) -> None:
-        self.found = what_search_found(history)
+        self.found = what_search_found(spec, history)
         tuned = best(history.of(StageName.TUNING))
         if tuned is None:
             raise ValueError("no tuning trial has completed yet")
@@ -105,10 +79,8 @@ class ProofRuns:
             case ArmName.TUNED_KD | ArmName.LONGER_KD:
                 return self.tuned_process
             case ArmName.UNIFORM:
-                return Process.model_validate(self.found.trial.parameters["process"])
-            case ArmName.CONSTANT:
-                return held(self.found.learned)
-            case ArmName.SHUFFLED:
-                return shuffled(self.found.learned, seed=derived_seed(self._spec.search.seed, seed))
+                return uniform(self._spec, self.found.searched)
+            case ArmName.CONSTANT | ArmName.SHUFFLED:
+                return ablated(arm, self._spec, self.found, seed=seed)
             case ArmName.SEARCHED:
                 return self.found.searched

@@ -312,6 +312,16 @@ class Search(SpecModel):
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     pruning: Pruning = Field(default_factory=Pruning)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    rounds: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1,
+        description="Above 1: the best trial's process is learned so many times in all, each time from where "
+        "the best so far ended.",
+    )
+    replay_seeds: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1,
+        description="Each edit of the learned process is judged on validation by so many trainings; more "
+        "tell smaller differences apart.",
+    )
     concurrent_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=2, description="Trials at once."
     )

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from search.findings import what_search_found
 from search.history import History
-from search.proof_runs import arms_to_run, what_search_found
+from search.proof_runs import arms_to_run
 from search.records import ExportParameters, StageName, TrialRecord, TrialState
 from workers.assignment import StoredFile
 from workers.recording import RecordedJob, RecordedTrial
@@ -91,7 +92,7 @@ class JobMemory:
         if stage not in PROVING:
             return None
         before = sum(trial.record.key.stage not in PROVING for trial in self)
-        arms = arms_to_run(self._spec, what_search_found(History(self.records())))
+        arms = arms_to_run(self._spec, what_search_found(self._spec, History(self.records())))
         return before + len(arms) * len(self._spec.proof.seeds) + 1
 
     def _file(

@@ -12,7 +12,7 @@ from typing import Any
 from search.arms import ArmName
 from search.costs import devices_per_trial, run_kind
 from search.plan import next_trials, should_stop
-from search.recipe import Stage
+from search.recipe import Process, Stage
 from search.records import (
     Action,
     CurvePoint,
@@ -35,6 +35,7 @@ STEPS_PER_EPOCH = {"search": 10, "proof": 20}
 SECONDS_PER_STEP = {"student_alone": 0.01, "kd": 0.02, "pathways": 0.04, "search": 0.1}
 START_SECONDS = 0.5
 TEST_IMAGES = 997
+VALIDATION_IMAGES = 200
 ACCURACY_OF_ARM: dict[str, float] = {
     ArmName.STUDENT_ALONE: 0.60,
     ArmName.PLAIN_KD: 0.64,
@@ -45,7 +46,11 @@ ACCURACY_OF_ARM: dict[str, float] = {
     ArmName.SHUFFLED: 0.68,
     ArmName.SEARCHED: 0.72,
     "schedule": 0.70,
+    "averaged": 0.69,
+    "warm_started": 0.72,
+    "given": 0.70,
 }
+PRUNED = "pruned_"
 
 Accuracy = Callable[[TrialKey, Mapping[str, Any]], float]
 
@@ -102,9 +107,16 @@ def noise(*parts: object) -> float:
 
 
 def accuracy_by_arm(**changes: float) -> Accuracy:
-    """Each arm's accuracy with a little noise; `changes` replace the means of arms."""
+    """Each arm's accuracy with a little noise; `changes` replace the means of arms. Without pathways that
+    earned nothing a replay is as good as with them, unless `changes` say otherwise.
+    """
     means = {**ACCURACY_OF_ARM, **changes}
-    return lambda key, parameters: means[key.arm] + 0.004 * noise(key.arm, key.seed, key.index)
+
+    def accuracy(key: TrialKey, parameters: Mapping[str, Any]) -> float:
+        mean = means[key.arm if key.arm in means else key.arm.removeprefix(PRUNED)]
+        return mean + 0.004 * noise(key.arm, key.seed, key.index)
+
+    return accuracy
 
 
 def step_seconds(parameters: Mapping[str, Any], epochs: float | None = None) -> float:
@@ -129,6 +141,8 @@ class SimulatedJob:
     dry_run: bool = False
     slowness: float = 1.0
     validation_seconds: float = 0.0
+    idle_pathways: tuple[int, ...] = ()
+    given: Process | None = None
     seed: int = 0
     records: dict[TrialKey, TrialRecord] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
@@ -151,7 +165,11 @@ class SimulatedJob:
 
     def ask(self) -> Action:
         return next_trials(
-            self.spec, self.trials(), dry_run=self.dry_run, elapsed_seconds=self.elapsed_seconds
+            self.spec,
+            self.trials(),
+            dry_run=self.dry_run,
+            elapsed_seconds=self.elapsed_seconds,
+            given=self.given,
         )
 
     def run(self, *, until: Callable[[Action], bool] = lambda action: False) -> Action:
@@ -213,7 +231,7 @@ class SimulatedJob:
                 self.finish(replace(trial, state=TrialState.STOPPED_EARLY, stopped=stopped))
                 return
         if trial.key.stage is StageName.PROOF or epoch == trial.parameters["epochs"]:
-            result = run_result(trial, final, slowness=self.slowness)
+            result = run_result(trial, final, slowness=self.slowness, idle_pathways=self.idle_pathways)
             self.finish(replace(trial, state=TrialState.COMPLETED, result=result))
 
     def finish(self, trial: TrialRecord) -> None:
@@ -235,17 +253,20 @@ class SimulatedJob:
         return {"accuracy": 0.5, "recipe": {}}
 
 
-def run_result(trial: TrialRecord, accuracy: float, *, slowness: float = 1.0) -> dict[str, Any]:
+def run_result(
+    trial: TrialRecord, accuracy: float, *, slowness: float = 1.0, idle_pathways: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """The result of a run; a search trial has learned a process of three points."""
     process = dict(trial.parameters["process"])
     if trial.parameters["learn"]:
-        process["points"] = [learned_point(process["points"][0], progress) for progress in (0.0, 0.5, 1.0)]
+        start = process["points"][0]
+        process["points"] = [learned_point(start, progress, idle_pathways) for progress in (0.0, 0.5, 1.0)]
     result = RunResult(
         accuracy=accuracy,
         agreement=accuracy,
         expected_calibration_error=0.05,
         loss=1.0 - accuracy,
-        images=TEST_IMAGES if trial.parameters["splits"] == "proof" else 200,
+        images=TEST_IMAGES if trial.parameters["splits"] == "proof" else VALIDATION_IMAGES,
         steps=trial.parameters["epochs"] * STEPS_PER_EPOCH[trial.parameters["splits"]],
         seconds=slowness * step_seconds(trial.parameters),
         process=process,
@@ -253,6 +274,11 @@ def run_result(trial: TrialRecord, accuracy: float, *, slowness: float = 1.0) ->
     return result.model_dump(mode="json")
 
 
-def learned_point(start: Mapping[str, Any], progress: float) -> dict[str, Any]:
+def learned_point(start: Mapping[str, Any], progress: float, idle: tuple[int, ...] = ()) -> dict[str, Any]:
+    """All that is learned doubles over training; idle pathways lose their weight instead."""
     grown = {name: [value * (1 + progress) for value in start[name]] for name in start if name != "progress"}
+    weights = grown["pathway_weights"]
+    for index in idle:
+        if index < len(weights):
+            weights[index] = start["pathway_weights"][index] * (1 - 0.9 * progress)
     return {"progress": progress, **grown}

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from search.arms import ArmName, dimensions_of, held, search_run, shuffled
+from search.arms import ArmName, dimensions_of, search_run
 from search.dimensions import starting_choices
 from search.history import History
 from search.plan import best_search_trial, next_trials, searched_run, teacher_proposal
+from search.process_shapes import held, shuffled
 from search.proof_runs import ProofRuns
 from search.recipe import Process
 from search.records import (
@@ -269,7 +270,7 @@ class TestProof:
         assert searched_run(job.spec, list(job.records.values())).process.is_constant
 
     def test_a_failed_replay_leaves_the_other(self) -> None:
-        job = SimulatedJob(make_spec(), failures={StageName.SEARCH: lambda key: key.arm == "constant"})
+        job = SimulatedJob(make_spec(), failures={StageName.SEARCH: lambda key: key.arm != "searched" and key.arm != "schedule"})
         job.run_to(StageName.TUNING)
         assert not searched_run(job.spec, list(job.records.values())).process.is_constant
 
@@ -365,7 +366,7 @@ class TestVerdictAndExport:
         searched = len(job.of(StageName.SEARCH, "searched"))
         assert report["trials"] == {
             "search": searched,
-            "replay": 2,
+            "replay": 3,
             "tuning": len(job.of(StageName.TUNING)),
             "proof": len(job.of(StageName.PROOF)),
         }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from search.arms import ArmName
+from search.candidates import MOST_CANDIDATES
 from search.costs import Costs, RunKind, devices_per_trial, wall_seconds
 from search.history import History
 from search.plan import next_trials
@@ -44,11 +45,12 @@ def run_of(kind: RunKind, splits: str) -> dict[str, Any]:
     }
 
 
-def smallest_job(seeds: int, *, longer: bool) -> tuple[float, float]:
+def smallest_job(
+    seeds: int, *, longer: bool, rounds: int = 1, replay_seeds: int = 1
+) -> tuple[float, float]:
     """Device-seconds of the smallest job, and wall seconds of it one trial at a time, after preflight."""
-    search = run_seconds(run_of(RunKind.SEARCH, "search")) + 2 * run_seconds(
-        run_of(RunKind.PATHWAYS, "search")
-    )
+    search = rounds * run_seconds(run_of(RunKind.SEARCH, "search"))
+    search += MOST_CANDIDATES * replay_seeds * run_seconds(run_of(RunKind.PATHWAYS, "search"))
     alone, kd, pathways = (
         run_seconds(run_of(kind, "proof")) for kind in (RunKind.STUDENT_ALONE, RunKind.KD, RunKind.PATHWAYS)
     )
@@ -102,6 +104,23 @@ class TestRefusal:
         assert refused.code == "budget_too_small"
         assert "budget.wall_seconds" in refused.message
         assert isinstance(job(needed * 1.001).run(), Finish)
+
+    @pytest.mark.parametrize(("rounds", "replay_seeds"), [(3, 1), (1, 3), (2, 2)])
+    def test_further_rounds_and_replay_seeds_are_reserved(self, rounds: int, replay_seeds: int) -> None:
+        needed = smallest_job(3, longer=False, rounds=rounds, replay_seeds=replay_seeds)[0]
+        search = {"rounds": rounds, "replay_seeds": replay_seeds}
+
+        def job(limit: float) -> SimulatedJob:
+            spec = make_spec(
+                proof={"arms": WITHOUT_LONGER}, budget={"device_seconds": limit}, search=search
+            )
+            return SimulatedJob(spec, idle_pathways=(1,))
+
+        assert isinstance(job(needed * 0.999).run(), Fail)
+        report = report_of(job(needed * 1.001))
+        assert report["trials"]["search"] == rounds
+        assert report["trials"]["replay"] == MOST_CANDIDATES * replay_seeds
+        assert report["device_seconds"]["total"] <= needed * 1.001
 
     def test_more_trials_at_once_need_less_wall_time(self) -> None:
         needed = 2.0 + smallest_job(3, longer=False)[1]

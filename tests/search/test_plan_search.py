@@ -229,7 +229,7 @@ class TestConcurrency:
         job = SimulatedJob(make_spec(search={"concurrent_trials": 1}))
         job.run_to(StageName.TUNING)
         replays = [trial for trial in job.of(StageName.SEARCH) if trial.key.arm != "searched"]
-        assert {trial.key.arm for trial in replays} == {"schedule", "constant"}
+        assert {trial.key.arm for trial in replays} == {"schedule", "averaged", "constant"}
         assert all(trial.parameters["learn"] is None for trial in replays)
         assert all(trial.parameters["splits"] == "search" for trial in replays)
 
