@@ -1,60 +1,67 @@
-"""A teacher's logits on every augmented view, computed once per node and shared by all trials and jobs.
+"""A teacher's outputs on every augmented view, computed once per node and shared by all trials and jobs.
 
-Augmented images are pure functions of (seed, index, view), so a teacher's answers to them can be kept.
-Feature maps are not kept: they are hundreds of times larger, and pathways compute them live.
+Augmented images are pure functions of (seed, index, view), so a teacher's answers to them can be kept: its
+logits as they are, its maps in float16 (`search.teacher_cache_pass.rounded`). A map is hundreds of times
+larger than logits, so only those stages are kept that a run asks for and that fit a limit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from search.augment import views
 from search.data import ImageSet
-from search.evaluate import predict
 from search.models import TappedModel, weights_sha256
+from search.teacher_cache_files import LOGITS, CacheKey, OutputFiles, map_name
+from search.teacher_cache_pass import (
+    BUILD_BATCH,
+    DoesNotFitHalfError,
+    Outputs,
+    TeacherPass,
+    rounded,
+    stages_that_fit,
+)
 
-BUILD_BATCH = 256
+MAP_BYTES = 8 * 1024**3
+"""So much the maps of one set of images may take on disk, over all views. A run reads one view at a time, so
+that an eighth of it (by default) is what memory should hold."""
+VERSIONED = ("limbeck", "torch", "torchvision", "timm")
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class CacheKey:
-    """All that the bits of the logits depend on; `view` is added per file.
+class _View:
+    """A view's rows: logits (N, K), maps (N, C, H, W) by stage."""
 
-    Batches are formed in the images' own order, so that the batch of a training step has no say.
-    """
+    logits: Tensor
+    maps: dict[int, Tensor]
 
-    teacher_sha256: str
-    preprocessing: str
-    images_sha256: str
-    policy: str
-    seed: int
-    dtype: str
-    device: str
-    threads: int
-    versions: tuple[str, str]
-
-    def file_name(self, view: int) -> str:
-        """The name under which a view is kept."""
-        text = json.dumps({**asdict(self), "view": view, "batch": BUILD_BATCH}, sort_keys=True)
-        return f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+    def read(self, indices: Tensor, stages: Sequence[int], dtype: torch.dtype) -> Outputs:
+        # index_select copies whole rows: 0.2 ms for 128 maps of 128x8x8, conversion included.
+        maps = {stage: self.maps[stage].index_select(0, indices).to(dtype) for stage in stages}
+        return self.logits.index_select(0, indices), maps
 
 
 class TeacherCache:
-    """The teacher's logits on one set of training images, by view.
+    """The teacher's outputs on one set of training images, by view (`search.batches.TeacherOutputs`).
 
-    A view is computed when it is first asked for, by one process per node; the others wait for it and then
-    map the same file. The logits of an image do not depend on who asked, nor in which batch.
+    A view is computed when it is first asked for, logits and maps in one pass, by one process per node; the
+    others wait for it and then map the same files. What is said of an image does not depend on who asked, nor
+    in which batch, nor on whether there was room for files: without, each process computes the view it is at
+    into its own memory. `stages` are those asked for whose maps on `views` views fit `limit_bytes` (in
+    float16); which they are depends on these figures alone, so that a run continued elsewhere finds the same.
     """
 
     def __init__(
@@ -66,97 +73,138 @@ class TeacherCache:
         policy: str,
         seed: int,
         device: torch.device | str = "cpu",
+        stages: Sequence[int] = (),
+        views: int = 1,
+        limit_bytes: int = MAP_BYTES,
+        taps: str = "output",
     ) -> None:
-        self._directory = directory / "teacher_logits"
-        self._teacher, self._images, self._device = teacher, images, torch.device(device)
+        self._pass = TeacherPass(teacher, images, policy, seed, torch.device(device))
+        self._taps = taps
+        self._dtype = next(teacher.parameters()).dtype
         self.key = CacheKey(
             teacher_sha256=weights_sha256(teacher),
             preprocessing=str(teacher.preprocessing),
-            images_sha256=_sha256(images.images),
+            images_sha256=images_sha256(images.images),
             policy=policy,
             seed=seed,
-            dtype=str(next(teacher.parameters()).dtype),
-            device=self._device.type,
-            threads=torch.get_num_threads() if self._device.type == "cpu" else 0,
-            versions=(torch.__version__, version("timm")),
+            dtype=str(self._dtype),
+            device=_device_name(self._pass.device),
+            threads=torch.get_num_threads() if self._pass.device.type == "cpu" else 0,
+            batch_size=BUILD_BATCH,
+            versions=tuple(version(name) for name in VERSIONED),
         )
-        self._opened: dict[int, np.ndarray] = {}
+        self._files = OutputFiles(directory / "teacher_outputs", self.key, images=len(images))
+        self._asked = tuple(sorted(set(stages)))
+        self._views = 1 if policy == "none" else views
+        self._limit_bytes = limit_bytes
+        self._opened: dict[int, _View] = {}
+        self.seconds = 0.0
+        """Spent on opening views: on computing them, or on waiting for who does."""
 
-    @property
+    @cached_property
     def stages(self) -> tuple[int, ...]:
-        """No maps are kept."""
-        return ()
+        """The stages whose maps are kept."""
+        per_image = 2 * len(self._pass.images) * self._views
+        sizes = {stage: shape.numel() * per_image for stage, shape in self._shapes[1].items()}
+        return stages_that_fit(sizes, limit_bytes=self._limit_bytes)
 
-    def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        """See `search.batches.TeacherOutputs`."""
-        return self.logits(indices, view), {}
+    @cached_property
+    def _shapes(self) -> tuple[torch.Size, dict[int, torch.Size]]:
+        return self._pass.shapes(self._asked)
+
+    def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> Outputs:
+        """Logits (B, K) and maps (B, C, H, W) of these images' version in a view, on the CPU."""
+        return self._view(view).read(indices.cpu(), stages, self._dtype)
 
     def logits(self, indices: Tensor, view: int) -> Tensor:
         """Logits float32 (B, K) of these images' version in this view, on the CPU."""
+        return self.read(indices, view, ())[0]
+
+    def _view(self, view: int) -> _View:
         if self.key.policy == "none":
             view = 0  # all views are the images themselves
         if view not in self._opened:
-            self._opened[view] = self._open(view)
-        return torch.from_numpy(self._opened[view][indices.cpu().numpy()])
+            started = time.perf_counter()
+            try:
+                self._opened[view] = self._mapped(view) or self._built(view)
+            except OSError as error:
+                _log.warning(
+                    "the teacher's outputs are computed into memory, by each run for itself: %s", error
+                )
+                self._opened = {}  # memory has room for one view
+                self._opened[view] = _until_it_fits(lambda wide: self._computed(view, wide))
+            self.seconds += time.perf_counter() - started
+        return self._opened[view]
 
-    def _open(self, view: int) -> np.ndarray:
-        path = self._directory / self.key.file_name(view)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            with FileLock(path.with_suffix(".lock")):
-                if not path.exists():
-                    self._build(path, view)
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    def _mapped(self, view: int) -> _View | None:
+        """The view from its files, if they are all there."""
+        logits = self._files.load(view, LOGITS)
+        maps = {stage: self._files.load(view, self._name(stage)) for stage in self.stages}
+        found = {stage: value for stage, value in maps.items() if value is not None}
+        return _View(logits, found) if logits is not None and len(found) == len(maps) else None
+
+    def _built(self, view: int) -> _View:
+        """Compute and store what is missing, unless another process has done so meanwhile."""
+        with self._files.builder(view):
+            found = self._mapped(view)
+            if found is None:
+                _until_it_fits(lambda wide: self._write(view, wide))
+                found = self._mapped(view)
+        if found is None:
+            raise OSError(f"files in {self._files.directory} cannot be read back")
         return found
 
-    def _build(self, path: Path, view: int) -> None:
-        """Compute and store a view; for the lock's holder. What a builder that died has left is
-        overwritten.
-        """
-        logits = direct_logits(
-            self._teacher,
-            self._images,
-            view=view,
-            policy=self.key.policy,
-            seed=self.key.seed,
-            device=self._device,
-        )
-        temporary = path.with_suffix(".building")
-        with temporary.open("wb") as file:
-            np.save(file, logits.cpu().numpy())
-        temporary.replace(path)
+    def _write(self, view: int, wide: set[int]) -> None:
+        missing = [stage for stage in self.stages if self._files.load(view, self._name(stage)) is None]
+        rows = {self._name(stage): self._row(stage, is_wide=stage in wide) for stage in missing}
+        if self._files.load(view, LOGITS) is None:
+            rows[LOGITS] = torch.zeros(self._shapes[0])
+        with self._files.writing(view, rows) as append:
+
+            def keep(outputs: Outputs) -> None:
+                if LOGITS in rows:
+                    append(LOGITS, outputs[0])
+                for stage in missing:
+                    append(self._name(stage), rounded(outputs[1][stage], stage=stage, is_wide=stage in wide))
+
+            self._pass.over_view(view, missing, keep)
+
+    def _computed(self, view: int, wide: set[int]) -> _View:
+        """The view in this process's memory, the same to the bit."""
+        logits: list[Tensor] = []
+        maps: dict[int, list[Tensor]] = {stage: [] for stage in self.stages}
+
+        def keep(outputs: Outputs) -> None:
+            logits.append(outputs[0])
+            for stage, parts in maps.items():
+                parts.append(rounded(outputs[1][stage], stage=stage, is_wide=stage in wide))
+
+        self._pass.over_view(view, self.stages, keep)
+        return _View(torch.cat(logits), {stage: torch.cat(parts) for stage, parts in maps.items()})
+
+    def _name(self, stage: int) -> str:
+        return map_name(stage, self._taps)
+
+    def _row(self, stage: int, *, is_wide: bool) -> Tensor:
+        return torch.zeros(self._shapes[1][stage], dtype=torch.float32 if is_wide else torch.float16)
 
 
-def direct_logits(
-    teacher: TappedModel,
-    images: ImageSet,
-    *,
-    view: int,
-    policy: str,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """What the cache holds, computed: logits float32 (N, K) of all images in one view."""
-    with _on(teacher, torch.device(device)):
-        parts = []
-        for start in range(0, len(images), BUILD_BATCH):
-            raw = images.images[start : start + BUILD_BATCH].to(device)
-            indices = torch.arange(start, start + len(raw), device=device)
-            seen = views(raw, indices=indices, seed=seed, view=view, policy=policy)
-            parts.append(predict(teacher, seen, batch_size=BUILD_BATCH, device=device))
-    return torch.cat(parts)
+def _until_it_fits(attempt: Callable[[set[int]], T]) -> T:
+    """Once more, with float32, where float16 cannot hold a stage's values in this view."""
+    wide: set[int] = set()
+    while True:
+        try:
+            return attempt(wide)
+        except DoesNotFitHalfError as error:
+            wide.add(error.stage)
 
 
-@contextmanager
-def _on(model: TappedModel, device: torch.device) -> Iterator[None]:
-    """The model on a device, and back where it was."""
-    before = next(model.parameters()).device
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(before)
+def images_sha256(images: Tensor) -> str:
+    """Hash of images uint8 (N, C, H, W)."""
+    digest = hashlib.sha256(str(tuple(images.shape)).encode())
+    digest.update(images.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
-def _sha256(images: Tensor) -> str:
-    return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
