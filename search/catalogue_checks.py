@@ -49,6 +49,7 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
         yield f"teachers.{index}.model", MODEL, teacher.model
     yield "student.model", MODEL, spec.student.name
     yield "data.name", DATASET, spec.data.name
+    yield "training.augmentation", Kind.AUGMENTATION.value, spec.training.augmentation
     yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
     space = spec.search.space

@@ -69,8 +69,8 @@ class DistillationLosses(nn.Module):
         teacher_temperatures: Tensor,
         student_temperatures: Tensor,
     ) -> list[Tensor]:
-        """One scalar per logit loss. Logits (B, K), temperatures (L,); targets (B,) or probabilities (B, K), of
-        which the losses see the class that has most.
+        """One scalar per logit loss. Logits (B, K), temperatures (L,); targets (B,), or probabilities (B, K),
+        of which the losses see the class that has most.
         """
         if teacher_logits is None:
             return []

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     LOGIT_LOSS = "logit_loss"
     NORMALISATION = "normalisation"
     STRATEGY = "strategy"
+    AUGMENTATION = "augmentation"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def import_siblings(package: str, path: list[str]) -> None:
 
 def load_everything() -> None:
     """Import all built-in methods (this needs torch) and all plug-ins."""
-    for package in ("search.pathways", "search.logits", "search.process"):
+    for package in ("search.pathways", "search.logits", "search.process", "search.augment"):
         importlib.import_module(package)
     load_plans()
     _load_plug_ins(PlugIns.METHODS)

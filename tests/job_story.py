@@ -48,6 +48,7 @@ CATALOGUE: dict[str, Any] = {
             "logit_loss": ("kd",),
             "normalisation": ("softplus", "biased_softmax"),
             "strategy": ("tpe", "random"),
+            "augmentation": ("none", "shift", "crop_flip"),
         }.items()
         for name in names
     ],

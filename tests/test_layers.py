@@ -42,6 +42,7 @@ SOLE_IMPORTERS = {
     "timm": ("search.models", "search.cifar_nets"),
     "safetensors": ("search.weights",),
     "sklearn": ("search.datasets",),
+    "kornia": ("search.augment",),
     "PIL": ("search.datasets",),
 }
 
@@ -50,7 +51,7 @@ LIGHT = ("limbeck", "limbeck.command", "search.spec")
 TORCH_FREE = ("spec", "plan", "recipe", "records", "problems", "pathway_rules", "strategies", "registry")
 TORCH = {"torch", "torchvision", "timm", "ray"}
 SERVER_ONLY = {"fastapi", "sqlalchemy", "alembic", "uvicorn", "jinja2", "structlog"}
-WORKER_ONLY = TORCH | {"optuna", "numpy", "pandas", "scipy", "sklearn", "safetensors", "psutil"}
+WORKER_ONLY = TORCH | {"optuna", "numpy", "pandas", "scipy", "sklearn", "safetensors", "psutil", "kornia"}
 
 BLOCKER = """
 import sys

@@ -42,6 +42,21 @@ def integers(words: Tensor, *, draw: int, high: int) -> Tensor:
     return _shift_right(mix(words + _signed(draw * _GOLDEN)), 33) % high
 
 
+def uniform(words: Tensor, *, draw: int) -> Tensor:
+    """The stream's draw number `draw`: numbers (B,) in [0, 1) of 31 bits, as wide as the device has them."""
+    return integers(words, draw=draw, high=1 << 31).to(widest(words.device)) / (1 << 31)
+
+
+def offsets(words: Tensor, *, draw: int, reach: int) -> Tensor:
+    """The stream's draw number `draw`: integers int64 (B,) in -reach..reach."""
+    return integers(words, draw=draw, high=2 * reach + 1) - reach
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64; on MPS, which has none, float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _shift_right(words: Tensor, bits: int) -> Tensor:
     """Shift without copying the sign."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)

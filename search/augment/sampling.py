@@ -1,9 +1,11 @@
-"""Reading every image of a batch at its own offset, in one gather."""
+"""Images read at their own offsets, in one gather, and brought to the unit range and back."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from search.augment.hashing import widest
 
 
 def translate(images: Tensor, *, down: Tensor, right: Tensor, flip: Tensor | None, edge: bool) -> Tensor:
@@ -25,3 +27,22 @@ def translate(images: Tensor, *, down: Tensor, right: Tensor, flip: Tensor | Non
         inside = (rows == inside_rows)[:, :, None] & (columns == inside_columns)[:, None, :]
         moved = moved * inside.reshape(batch, 1, height * width)
     return moved.reshape(images.shape)
+
+
+def reach(images: Tensor, fraction: int) -> int:
+    """So many pixels are this fraction of the side, at least one."""
+    return max(1, images.shape[-1] // fraction)
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """Images uint8 as float64 in [0, 1].
+
+    In float32 the last bits of a mean or a warp depend on how many images there are, and one in some
+    hundred thousand pixels would round to another value with the batch.
+    """
+    return images.to(widest(images.device)) / 255
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8, rounded."""
+    return (images * 255).round_().clamp_(0, 255).to(torch.uint8)

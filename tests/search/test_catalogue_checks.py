@@ -24,6 +24,7 @@ CATALOGUE: dict[str, Any] = {
         {"id": "attention", "kind": "distance"},
         {"id": "kd", "kind": "logit_loss"},
         {"id": "softplus", "kind": "normalisation"},
+        {"id": "shift", "kind": "augmentation"},
     ],
     "models": ["resnet18", "test_resnet", {"name": "test_convnext"}],
     "datasets": [{"name": "digits", "classes": 10}],
@@ -147,9 +148,9 @@ class TestCatalogue:
             },
         )
         assert requirements(spec) == [
-            "dataset:digits", "distance:hcl", "distance:mse", "logit_loss:dist", "logit_loss:kd",
-            "model:test_convnext", "model:test_resnet", "normalisation:biased_softmax", "strategy:random",
-            "transform:gated", "transform:identity",
+            "augmentation:shift", "dataset:digits", "distance:hcl", "distance:mse", "logit_loss:dist",
+            "logit_loss:kd", "model:test_convnext", "model:test_resnet", "normalisation:biased_softmax",
+            "strategy:random", "transform:gated", "transform:identity",
         ]  # fmt: skip
 
     def test_every_kind_of_method_that_a_spec_names_is_required(self) -> None:
@@ -246,7 +247,7 @@ class TestValidation:
                 {"training": {"optimizer": "adma"}},
                 "training.optimizer",
                 "must not be 'adma'",
-                "did you mean 'adamw'? use 'sgd' or 'adamw'",
+                "did you mean 'adam' or 'adamw'? use 'sgd', 'adam' or 'adamw'",
             ),
             ({"training": {"nesterov": 1}}, "training.nesterov", "must be true or false", "true or false"),
             ({"proof": {"seeds": [1]}}, "proof.seeds", "must have at least 2 items", "at least 2 items"),

@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.augment import POLICIES, views
-from search.augment.hashing import integers, mix, stream
+from search.augment import views
+from search.augment.hashing import integers, mix, stream, uniform
+from search.registry import Kind, UnknownMethodError, load_everything, methods
 
 WORD = (1 << 64) - 1
+load_everything()
+POLICIES = [method.name for method in methods(Kind.AUGMENTATION)]
+RANDOM = [name for name in POLICIES if name != "none"]
 
 
 def images_of(count: int = 12, *, channels: int = 3, size: int = 32, seed: int = 0) -> Tensor:
@@ -52,22 +56,47 @@ class TestHashing:
         counts = torch.bincount(pairs, minlength=25).double()
         assert float(((counts - 2000) ** 2 / 2000).sum()) < 61  # 99.99% of 24 degrees of freedom
 
+    def test_uniform_numbers_are_the_same_stream(self) -> None:
+        words = stream(torch.arange(50_000), seed=3, view=1)
+        numbers = uniform(words, draw=0)
+        assert torch.equal(numbers * 2**31, integers(words, draw=0, high=2**31).double())
+        counts = torch.histc(numbers, bins=10, min=0, max=1)
+        assert float(((counts - 5000) ** 2 / 5000).sum()) < 33.7  # 99.99% of 9 degrees of freedom
+
 
 class TestEveryPolicy:
-    @pytest.fixture(params=sorted(POLICIES))
+    @pytest.fixture(params=POLICIES)
     def policy(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
 
-    def test_shape_and_type_stay(self, policy: str) -> None:
-        images = images_of(channels=1)
-        seen = views(images, indices=torch.arange(12), seed=0, view=0, policy=policy)
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    @pytest.mark.parametrize("size", [8, 33])
+    def test_shape_and_type_stay(self, policy: str, channels: int, size: int) -> None:
+        images = images_of(40, channels=channels, size=size)
+        seen = views(images, indices=torch.arange(40), seed=0, view=0, policy=policy)
         assert seen.shape == images.shape
         assert seen.dtype == torch.uint8
 
+    def test_pixels_stay_in_the_whole_range(self, policy: str) -> None:
+        images = images_of(40)
+        images[:20] = (images[:20] > 127) * 255
+        seen = views(images, indices=torch.arange(40), seed=0, view=1, policy=policy).float()
+        assert float(seen.mean()) == pytest.approx(float(images.float().mean()), rel=0.35)
+        assert float(seen.std()) == pytest.approx(float(images.float().std()), rel=0.35)
+
+    def test_an_image_is_still_itself(self, policy: str) -> None:
+        """Its augmented version is nearer to it, on average, than to another image."""
+        coarse = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        images = (torch.nn.functional.interpolate(coarse, 32, mode="bilinear") * 255).to(torch.uint8)
+        seen = views(images, indices=torch.arange(64), seed=0, view=1, policy=policy)
+        own = (seen.float() - images.float()).abs().mean()
+        other = (seen.float() - images.roll(1, 0).float()).abs().mean()
+        assert own < other
+
     def test_batch_order_and_batch_size_do_not_matter(self, policy: str) -> None:
-        images, indices = images_of(), torch.arange(100, 112)
+        images, indices = images_of(48), torch.arange(100, 148)
         whole = views(images, indices=indices, seed=5, view=3, policy=policy)
-        order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+        order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
         shuffled = views(images[order], indices=indices[order], seed=5, view=3, policy=policy)
         assert torch.equal(shuffled, whole[order])
         single = [
@@ -84,7 +113,7 @@ class TestEveryPolicy:
         assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("policy", ["shift", "crop_flip"])
+@pytest.mark.parametrize("policy", RANDOM)
 @pytest.mark.parametrize("other", [{"seed": 6}, {"view": 4}])
 def test_another_seed_or_view_is_another_version(policy: str, other: dict[str, int]) -> None:
     images, indices = images_of(), torch.arange(12)
@@ -132,5 +161,5 @@ def test_offsets_grow_with_the_image() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(KeyError, match="rotate"):
+    with pytest.raises(UnknownMethodError, match="known: colour, crop_flip"):
         views(images_of(), indices=torch.arange(12), seed=0, view=0, policy="rotate")
