@@ -45,9 +45,7 @@ def run_of(kind: RunKind, splits: str) -> dict[str, Any]:
     }
 
 
-def smallest_job(
-    seeds: int, *, longer: bool, rounds: int = 1, replay_seeds: int = 1
-) -> tuple[float, float]:
+def smallest_job(seeds: int, *, longer: bool, rounds: int = 1, replay_seeds: int = 1) -> tuple[float, float]:
     """Device-seconds of the smallest job, and wall seconds of it one trial at a time, after preflight."""
     search = rounds * run_seconds(run_of(RunKind.SEARCH, "search"))
     search += MOST_CANDIDATES * replay_seeds * run_seconds(run_of(RunKind.PATHWAYS, "search"))
@@ -111,9 +109,7 @@ class TestRefusal:
         search = {"rounds": rounds, "replay_seeds": replay_seeds}
 
         def job(limit: float) -> SimulatedJob:
-            spec = make_spec(
-                proof={"arms": WITHOUT_LONGER}, budget={"device_seconds": limit}, search=search
-            )
+            spec = make_spec(proof={"arms": WITHOUT_LONGER}, budget={"device_seconds": limit}, search=search)
             return SimulatedJob(spec, idle_pathways=(1,))
 
         assert isinstance(job(needed * 0.999).run(), Fail)
@@ -173,7 +169,7 @@ class TestSpending:
         assert 1 == trials(1.01) < trials(2.0) < trials(4.0)
 
     def test_wall_seconds_are_kept(self) -> None:
-        limit = 3 * smallest_job(3, longer=False)[1]
+        limit = 1.5 * smallest_job(3, longer=False)[1]
         spec = make_spec(budget={"trials": 50, "wall_seconds": limit}, proof={"arms": WITHOUT_LONGER})
         job = SimulatedJob(spec)
         report = report_of(job)
