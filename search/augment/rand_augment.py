@@ -54,63 +54,27 @@ def rand_augment(images: Tensor, words: Tensor) -> Tensor:
 def _applied(images: Tensor, chosen: Tensor, signs: Tensor) -> Tensor:
     """Each operation on the images that have chosen it."""
     result = images.clone()
-    for number, operation in enumerate(OPERATIONS):
+    for number, operation in enumerate(OPERATIONS.values()):
         rows = (chosen == number).nonzero().squeeze(1)
         if len(rows):
             result[rows] = operation(images[rows], signs[rows]).clamp(0.0, 1.0)
     return result
 
 
-def _identity(images: Tensor, signs: Tensor) -> Tensor:
-    return images
+def _along(first: Tensor, axis: int) -> Tensor:
+    """Amounts (B,) along x (axis 0) or y (axis 1), none along the other: (B, 2)."""
+    return torch.stack([first if axis == along else torch.zeros_like(first) for along in (0, 1)], dim=1)
 
 
-def _shear_x(images: Tensor, signs: Tensor) -> Tensor:
-    return shear(images, torch.stack([SHEAR * signs, torch.zeros_like(signs)], dim=1))
-
-
-def _shear_y(images: Tensor, signs: Tensor) -> Tensor:
-    return shear(images, torch.stack([torch.zeros_like(signs), SHEAR * signs], dim=1))
-
-
-def _translate_x(images: Tensor, signs: Tensor) -> Tensor:
-    pixels = round(TRANSLATION * images.shape[-1]) * signs
-    return translate(images, torch.stack([pixels, torch.zeros_like(signs)], dim=1))
-
-
-def _translate_y(images: Tensor, signs: Tensor) -> Tensor:
-    pixels = round(TRANSLATION * images.shape[-2]) * signs
-    return translate(images, torch.stack([torch.zeros_like(signs), pixels], dim=1))
-
-
-def _rotate(images: Tensor, signs: Tensor) -> Tensor:
-    return rotate(images, DEGREES * signs)
-
-
-def _brightness(images: Tensor, signs: Tensor) -> Tensor:
-    return adjust_brightness_accumulative(images, 1.0 + BLEND * signs)
+def _pixels(side: int, signs: Tensor) -> Tensor:
+    return round(TRANSLATION * side) * signs
 
 
 def _saturation(images: Tensor, signs: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images
-    return adjust_saturation_with_gray_subtraction(images, 1.0 + BLEND * signs)
-
-
-def _contrast(images: Tensor, signs: Tensor) -> Tensor:
-    return adjust_contrast_with_mean_subtraction(images, 1.0 + BLEND * signs)
-
-
-def _sharpness(images: Tensor, signs: Tensor) -> Tensor:
-    return sharpness(images, 1.0 + BLEND * signs)
-
-
-def _posterize(images: Tensor, signs: Tensor) -> Tensor:
-    return posterize(images, BITS)
-
-
-def _solarize(images: Tensor, signs: Tensor) -> Tensor:
-    return solarize(images, THRESHOLD)
+    changed: Tensor = adjust_saturation_with_gray_subtraction(images, 1.0 + BLEND * signs)
+    return changed
 
 
 def _autocontrast(images: Tensor, signs: Tensor) -> Tensor:
@@ -119,23 +83,19 @@ def _autocontrast(images: Tensor, signs: Tensor) -> Tensor:
     return torch.where(is_flat, images, normalize_min_max(images))
 
 
-def _equalize(images: Tensor, signs: Tensor) -> Tensor:
-    return equalize(images)
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _identity,
-    _shear_x,
-    _shear_y,
-    _translate_x,
-    _translate_y,
-    _rotate,
-    _brightness,
-    _saturation,
-    _contrast,
-    _sharpness,
-    _posterize,
-    _solarize,
-    _autocontrast,
-    _equalize,
-)
+OPERATIONS: dict[str, Operation] = {
+    "identity": lambda images, signs: images,
+    "shear_x": lambda images, signs: shear(images, _along(SHEAR * signs, 0)),
+    "shear_y": lambda images, signs: shear(images, _along(SHEAR * signs, 1)),
+    "translate_x": lambda images, signs: translate(images, _along(_pixels(images.shape[-1], signs), 0)),
+    "translate_y": lambda images, signs: translate(images, _along(_pixels(images.shape[-2], signs), 1)),
+    "rotate": lambda images, signs: rotate(images, DEGREES * signs),
+    "brightness": lambda images, signs: adjust_brightness_accumulative(images, 1.0 + BLEND * signs),
+    "saturation": _saturation,
+    "contrast": lambda images, signs: adjust_contrast_with_mean_subtraction(images, 1.0 + BLEND * signs),
+    "sharpness": lambda images, signs: sharpness(images, 1.0 + BLEND * signs),
+    "posterize": lambda images, signs: posterize(images, BITS),
+    "solarize": lambda images, signs: solarize(images, THRESHOLD),
+    "autocontrast": _autocontrast,
+    "equalize": lambda images, signs: equalize(images),
+}

@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms.v2.functional as oracle
 from torch import Tensor
 
-from search.augment import rand_augment, views
+from search.augment import views
 from search.augment.hashing import integers, stream, uniform
 from search.augment.rand_augment import OPERATIONS, ROUNDS, STRENGTH
 
@@ -59,14 +59,14 @@ def test_colour_changes_brightness_and_contrast_of_images_without_colours(channe
 )
 def test_operations_of_rand_augment_are_torchvisions(name: str, expected: object) -> None:
     image = photographs(1).double() / 255
-    found = getattr(rand_augment, f"_{name}")(image, PLUS).clamp(0, 1)
+    found = OPERATIONS[name](image, PLUS).clamp(0, 1)
     assert (found - expected(image)).abs().max() <= 1.01 / 255  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"])
 def test_operations_on_shape_move_the_image_both_ways(name: str) -> None:
     image = photographs(1).double() / 255
-    one, other = (getattr(rand_augment, f"_{name}")(image, sign) for sign in (PLUS, -PLUS))
+    one, other = (OPERATIONS[name](image, sign) for sign in (PLUS, -PLUS))
     for found in (one, other):
         assert found.shape == image.shape
         assert (found - image).abs().mean() > 1 / 255
@@ -75,7 +75,7 @@ def test_operations_on_shape_move_the_image_both_ways(name: str) -> None:
 
 def test_a_shift_of_rand_augment_is_by_whole_pixels() -> None:
     image = photographs(1).double() / 255
-    found = rand_augment._translate_x(image, PLUS)
+    found = OPERATIONS["translate_x"](image, PLUS)
     assert torch.allclose(found[..., 4:], image[..., :-4])
     assert found[..., :3].abs().max() < 1e-9
 
@@ -89,4 +89,4 @@ def test_every_operation_is_drawn() -> None:
 
 def test_a_channel_of_one_value_survives_autocontrast() -> None:
     flat = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
-    assert torch.equal(rand_augment._autocontrast(flat, PLUS), flat)
+    assert torch.equal(OPERATIONS["autocontrast"](flat, PLUS), flat)
