@@ -46,11 +46,22 @@ def declare_distance(name: str, *, ignores_channels: bool = False, compares_plac
 
 declare_transform("identity", keeps_channels=True)
 declare_distance("attention", ignores_channels=True, compares_places=True)
+declare_distance("gram", ignores_channels=True)
 
 
 def keeps_channels(transform: str) -> bool:
     """Whether the transform's output has the student's channels instead of the teacher's."""
     return transform in _keeps_channels
+
+
+def ignores_channels(distance: str) -> bool:
+    """Whether the distance compares maps of any number of channels."""
+    return distance in _ignores_channels
+
+
+def compares_places(distance: str) -> bool:
+    """Whether the distance is blind on maps of one pixel."""
+    return distance in _compares_places
 
 
 def fits(
@@ -60,14 +71,14 @@ def fits(
 
     `input_size` is the side of the data's images, from which the size of the teacher's map follows.
     """
-    if pathway.distance in _compares_places and input_size is not None:
+    if compares_places(pathway.distance) and input_size is not None:
         side = round(input_size / teacher_stage.reduction)
         if side <= 1:
             return (
                 f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
                 f"{teacher_stage.index} has one pixel; use another distance or another connection"
             )
-    if not keeps_channels(pathway.transform) or pathway.distance in _ignores_channels:
+    if not keeps_channels(pathway.transform) or ignores_channels(pathway.distance):
         return None
     if teacher_stage.channels == student_stage.channels:
         return None

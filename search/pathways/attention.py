@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
+from search.pathways.directions import SHORTEST, directions, scaled
 from search.registry import Kind, register
-
-EPSILON = 1e-12
 
 
 @register(Kind.DISTANCE, "attention", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928")
 def attention_transfer(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Mean squared difference of the spatial activity maps; channels need not agree.
+    """Squared difference of the spatial activity maps; channels need not agree; 1 by chance.
 
     A sample's activity map is the mean over channels of the squared activations, divided by its Euclidean
-    norm. A map of one pixel says nothing: its distance is zero.
+    norm. The squared difference, mean over samples, is divided by what it is between independent maps of
+    these sizes. A map of one pixel says nothing: its distance is zero.
     """
-    return (_activity(student_map) - _activity(teacher_map.detach())).square().mean()
+    difference = _activity(student_map) - _activity(teacher_map.detach())
+    by_chance = _by_chance(difference.shape[1], student_map.shape[1], teacher_map.shape[1])
+    return difference.square().sum(dim=1).mean() / by_chance
 
 
 def _activity(feature_map: Tensor) -> Tensor:
-    """Activity maps (B, H * W) of norm 1. A silent map stays zero instead of becoming not-a-number."""
-    activity = feature_map.square().mean(dim=1).flatten(1)
-    # Scaled by the largest value first, so that the epsilon does not depend on the size of the activations.
-    peak = activity.detach().amax(dim=1, keepdim=True)
-    scaled = activity / torch.where(peak > 0, peak, torch.ones_like(peak))
-    return scaled / (scaled.square().sum(dim=1, keepdim=True) + EPSILON).sqrt()
+    """Activity maps (B, H * W) of norm 1; those of images that are silent beside the others are shorter."""
+    activity = scaled(feature_map).square().mean(dim=1).flatten(1)
+    return directions(activity, shortest=SHORTEST**2)
+
+
+def _by_chance(places: int, *channels: int) -> float:
+    """Expected squared difference, 2 - 2 cos, of the activity maps of independent normal maps.
+
+    A place's activity has mean 1 and variance 2 / C; the norm takes one of the places' freedoms away.
+    """
+    if places == 1:
+        return 1.0
+    return (1 - 1 / places) * (2 - 2 / math.sqrt(math.prod(1 + 2 / count for count in channels)))

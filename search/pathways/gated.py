@@ -1,43 +1,31 @@
-"""DistPro's connector: convolutions with a spatial gate between them."""
+"""DistPro's connector of three 3x3 convolutions: the one that its release uses."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from search.pathways.convolutions import Gate, convolution, nearest, width_between
 from search.recipe import Stage
 from search.registry import Kind, register
-
-MAX_WIDTH = 512
 
 
 @register(Kind.TRANSFORM, "gated", source="DistPro, Deng et al. 2022, arXiv 2204.05547, released code")
 class Gated(nn.Module):
     """Conv3x3-BN-ReLU, gate x * conv1x1(x), Conv3x3-BN-ReLU, nearest resize, Conv3x3-BN.
 
-    The width between is min(512, Ct, Cs). The gate has one channel and no sigmoid, as released.
+    The width between is min(512, Ct, Cs).
     """
 
     def __init__(self, student: Stage, teacher: Stage) -> None:
         super().__init__()
-        width = min(MAX_WIDTH, student.channels, teacher.channels)
-        self.enter = nn.Sequential(_convolution(student.channels, width, 3), nn.BatchNorm2d(width), nn.ReLU())
-        self.gate = _convolution(width, 1, 1)
-        self.middle = nn.Sequential(_convolution(width, width, 3), nn.BatchNorm2d(width), nn.ReLU())
-        self.leave = nn.Sequential(_convolution(width, teacher.channels, 3), nn.BatchNorm2d(teacher.channels))
+        width = width_between(student, teacher)
+        self.enter = nn.Sequential(convolution(student.channels, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+        self.gate = Gate(width)
+        self.middle = nn.Sequential(convolution(width, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+        self.leave = nn.Sequential(convolution(width, teacher.channels, 3), nn.BatchNorm2d(teacher.channels))
 
     def forward(self, student_map: Tensor, teacher_shape: tuple[int, int, int]) -> Tensor:
         """The map (B, Ct, Ht, Wt)."""
-        entered = self.enter(student_map)
-        middle = self.middle(entered * self.gate(entered))
-        if middle.shape[-2:] != teacher_shape[1:]:
-            middle = functional.interpolate(middle, size=teacher_shape[1:], mode="nearest")
-        left: Tensor = self.leave(middle)
+        middle = self.middle(self.gate(self.enter(student_map)))
+        left: Tensor = self.leave(nearest(middle, teacher_shape[1:]))
         return left
-
-
-def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """Bias-free, with DistPro's start: normal of standard deviation sqrt(2 / (kernel^2 * outputs))."""
-    convolution = nn.Conv2d(inputs, outputs, kernel_size=kernel, padding=kernel // 2, bias=False)
-    nn.init.normal_(convolution.weight, std=(2 / (kernel**2 * outputs)) ** 0.5)
-    return convolution

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,19 +15,26 @@ LEVELS = (4, 2, 1)
 
 @register(Kind.DISTANCE, "hcl", source="ReviewKD, Chen et al. 2021, arXiv 2104.09044")
 def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Mean squared difference of the full maps and of their averages on 4x4, 2x2 and 1x1 grids.
+    """Mean squared difference of the full maps and of their averages on 4x4, 2x2 and 1x1 grids; 1 by chance.
 
-    Grids smaller than the map only; weights 1, 1/2, 1/4, 1/8 in the order used, divided by their sum.
+    Grids smaller than the map only; weights 1, 1/2, 1/4, 1/8 in the order used. The weighted sum is divided
+    by what it is between independent maps of this size.
     """
-    total = mean_squared_error(student_map, teacher_map)
-    weight, weights = 1.0, 1.0
+    height, width = student_map.shape[-2:]
+    total, by_chance = mean_squared_error(student_map, teacher_map), 1.0
+    weight = 1.0
     for level in LEVELS:
-        if level >= student_map.shape[-2]:
+        if level >= min(height, width):
             continue
         weight /= 2
         pooled = (
             functional.adaptive_avg_pool2d(feature_map, level) for feature_map in (student_map, teacher_map)
         )
         total = total + weight * mean_squared_error(*pooled)
-        weights += weight
-    return total / weights
+        by_chance += weight * _variance(height, level) * _variance(width, level)
+    return total / by_chance
+
+
+def _variance(side: int, cells: int) -> float:
+    """Mean variance, along one side, of averages over cells of independent values of variance 1."""
+    return fmean(1 / (-(-(cell + 1) * side // cells) - cell * side // cells) for cell in range(cells))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,3 +27,14 @@ def resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
 def is_shrinking(feature_map: Tensor, size: tuple[int, int]) -> bool:
     """Whether that size is no larger than the map's."""
     return feature_map.shape[-2] >= size[0] and feature_map.shape[-1] >= size[1]
+
+
+def at_smaller_size(affine: Callable[[Tensor], Tensor], feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """The map, mapped place by place and brought to another size, in the order that costs less.
+
+    An affine map of the channels commutes with averaging and with interpolation, whose weights add up to 1:
+    this changes the cost and not the value.
+    """
+    if is_shrinking(feature_map, size):
+        return affine(resize(feature_map, size))
+    return resize(affine(feature_map), size)

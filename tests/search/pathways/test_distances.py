@@ -1,0 +1,210 @@
+"""Distances: the contract over the registry, and each formula by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from search.pathway_rules import compares_places, ignores_channels
+from search.pathways.attention import attention_transfer
+from search.pathways.cosine import cosine_distance
+from search.pathways.gram import similarity_preserving
+from search.pathways.hcl import hierarchical_context
+from search.pathways.l1 import mean_absolute_error
+from search.pathways.mse import mean_squared_error
+from search.pathways.smooth_l1 import smooth_absolute_error
+from search.registry import Kind, get, methods
+from tests.search.pathways.maps import CASES, case_of, normal
+
+DISTANCES = [method.name for method in methods(Kind.DISTANCE)]
+SHAPES = [(64, 16, 8, 8), (16, 64, 4, 4), (64, 32, 1, 1), (32, 8, 7, 5), (128, 4, 2, 2), (32, 3, 16, 16)]
+DRAWS = 40
+
+
+def distance(name: str, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    value: Tensor = get(Kind.DISTANCE, name).factory(student_map, teacher_map)
+    return value
+
+
+def is_blind(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the distance says nothing of maps of this shape."""
+    return compares_places(name) and shape[-1] * shape[-2] == 1
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+class TestEveryDistance:
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_one_by_chance(self, name: str, shape: tuple[int, ...]) -> None:
+        """Between independent maps of unit variance, whatever their size: one range of weights fits all."""
+        found = [
+            float(distance(name, normal(*shape, seed=2 * draw), normal(*shape, seed=2 * draw + 1)))
+            for draw in range(DRAWS)
+        ]
+        if is_blind(name, shape):
+            assert max(found) == 0.0
+            return
+        error = np.std(found) / DRAWS**0.5
+        # The expectations of attention and gram are of first order in one over places: 8% at 2x2.
+        assert np.mean(found) == pytest.approx(1.0, abs=4 * error + (0.09 if shape[-1] == 2 else 0.02))
+
+    def test_where_channels_disagree_it_is_as_declared(self, name: str) -> None:
+        if not ignores_channels(name):
+            with pytest.raises(RuntimeError, match="size"):
+                distance(name, normal(2, 8, 6, 6, seed=0), normal(2, 24, 6, 6, seed=1))
+            return
+        found = [
+            float(distance(name, normal(64, 8, 6, 6, seed=draw), normal(64, 24, 6, 6, seed=100 + draw)))
+            for draw in range(DRAWS)
+        ]
+        assert np.mean(found) == pytest.approx(1.0, abs=0.03)
+
+    @pytest.mark.parametrize("shape", [(3, 4, 3, 2), (2, 3, 1, 1), (1, 2, 2, 3)], ids=str)
+    def test_its_derivatives_are_those_of_finite_differences(self, name: str, shape: tuple[int, ...]) -> None:
+        """Reverse mode, forward mode, and the second derivative that looking several steps ahead needs."""
+        student, teacher = normal(*shape, seed=0).requires_grad_(), normal(*shape, seed=1)
+        torch.autograd.gradcheck(lambda s: distance(name, s, teacher), student, check_forward_ad=True)
+        torch.autograd.gradgradcheck(lambda s: distance(name, s, teacher), student)
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_on_real_maps_forward_mode_is_reverse_mode_and_the_teacher_has_no_say(
+        self, name: str, case: str
+    ) -> None:
+        teacher = case_of(case).teacher_map.clone().requires_grad_()
+        student = (teacher.detach() * 1.5 + 0.1).requires_grad_()
+        tangents = [normal(*teacher.shape, seed=seed) for seed in (2, 3)]
+        value = distance(name, student, teacher)
+        value.backward()
+        assert value.shape == ()
+        assert teacher.grad is None
+        assert student.grad is not None
+        assert student.grad.abs().sum() > 0 or is_blind(name, teacher.shape)
+        with torch.no_grad(), forward_ad.dual_level():
+            duals = [
+                forward_ad.make_dual(tensor.detach(), tangent)
+                for tensor, tangent in zip((student, teacher), tangents, strict=True)
+            ]
+            derivative = forward_ad.unpack_dual(distance(name, *duals)).tangent
+        expected = float((student.grad * tangents[0]).sum())
+        assert float(derivative) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_zero_between_equal_maps_and_positive_between_others(self, name: str, case: str) -> None:
+        teacher = case_of(case).teacher_map
+        assert abs(float(distance(name, teacher, teacher.clone()))) < 1e-12
+        found = float(distance(name, teacher + normal(*teacher.shape, seed=0), teacher))
+        assert found == 0 if is_blind(name, teacher.shape) else found > 1e-4
+
+    @pytest.mark.parametrize("fill", [0.0, 1.0, 1e-20, 1e-6, 1e4])
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_maps_that_say_nothing_give_finite_values_and_derivatives(
+        self, name: str, fill: float, batch: int
+    ) -> None:
+        """Silent, constant, tiny and large ones in float32; on either side, and on both."""
+        flat, other = torch.full((batch, 8, 4, 4), fill), normal(batch, 8, 4, 4, seed=0, dtype=torch.float32)
+        for student_map, teacher_map in ((flat, other), (other, flat), (flat, flat)):
+            student = student_map.clone().requires_grad_()
+            value = distance(name, student, teacher_map)
+            value.backward()
+            assert torch.isfinite(value)
+            assert student.grad is not None
+            assert torch.isfinite(student.grad).all()
+            with torch.no_grad(), forward_ad.dual_level():
+                dual = forward_ad.make_dual(student_map, other)
+                assert torch.isfinite(forward_ad.unpack_dual(distance(name, dual, teacher_map)).tangent)
+
+    def test_its_gradient_stays_moderate_where_a_few_places_and_samples_are_silent(self, name: str) -> None:
+        """Maps after a ReLU have such places; a direction's gradient would grow there without end."""
+        student, teacher = (normal(8, 6, 4, 4, seed=seed).relu() for seed in (0, 1))
+        student[0], student[1, :, 0, 0], student[2] = 0.0, 1e-9, 1e-9 * student[2]
+        loud = student[3:].clone().requires_grad_()
+        quiet = student.clone().requires_grad_()
+        for leaf, target in ((loud, teacher[3:]), (quiet, teacher)):
+            distance(name, leaf, target).backward()
+        assert quiet.grad is not None
+        assert loud.grad is not None
+        assert quiet.grad[:3].abs().max() <= 300 * loud.grad.abs().max()
+
+    def test_it_is_symmetric(self, name: str) -> None:
+        student, teacher = normal(3, 5, 8, 8, seed=0), normal(3, 5, 8, 8, seed=1)
+        torch.testing.assert_close(distance(name, student, teacher), distance(name, teacher, student))
+
+
+class TestFormulas:
+    student = normal(3, 5, 8, 8, seed=0)
+    teacher = normal(3, 5, 8, 8, seed=1)
+
+    def test_mse(self) -> None:
+        expected = ((self.student.numpy() - self.teacher.numpy()) ** 2).mean() / 2
+        assert float(mean_squared_error(self.student, self.teacher)) == pytest.approx(expected, rel=1e-12)
+
+    def test_l1(self) -> None:
+        expected = np.abs(self.student.numpy() - self.teacher.numpy()).mean() / (2 / np.sqrt(np.pi))
+        assert float(mean_absolute_error(self.student, self.teacher)) == pytest.approx(expected, rel=1e-12)
+
+    def test_smooth_l1(self) -> None:
+        differences = np.linspace(-20, 20, 2_000_001)
+        density = np.exp(-(differences**2) / 4) / np.sqrt(4 * np.pi)
+        huber = np.where(abs(differences) < 1, differences**2 / 2, abs(differences) - 0.5)
+        by_chance = np.trapezoid(density * huber, differences)
+        expected = float(F.smooth_l1_loss(self.student, self.teacher)) / by_chance
+        found = float(smooth_absolute_error(self.student, self.teacher))
+        assert found == pytest.approx(expected, rel=1e-8)
+
+    def test_cosine(self) -> None:
+        expected = 1 - float(F.cosine_similarity(self.student, self.teacher, dim=1).mean())
+        assert float(cosine_distance(self.student, self.teacher)) == pytest.approx(expected, rel=1e-10)
+
+    def test_gram_is_similarity_preserving_distillation(self) -> None:
+        def rows(feature_map: Tensor) -> np.ndarray:
+            flat = feature_map.flatten(1).numpy()
+            similarity = flat @ flat.T
+            return similarity / np.linalg.norm(similarity, axis=1, keepdims=True)
+
+        published = ((rows(self.student) - rows(self.teacher)) ** 2).sum() / 3**2
+        by_chance = 2 - 2 / (1 + 2 / 320)
+        found = float(similarity_preserving(self.student, self.teacher))
+        assert found == pytest.approx(published * 3 / by_chance, rel=1e-10)
+
+    def test_gram_ignores_scale_rotation_channels_and_sizes(self) -> None:
+        rotation, _ = torch.linalg.qr(normal(320, 320, seed=5))
+        rotated = (3.7 * self.teacher.flatten(1) @ rotation).reshape(3, 20, 4, 4)
+        assert float(similarity_preserving(rotated, self.teacher)) == pytest.approx(0.0, abs=1e-18)
+
+    @pytest.mark.parametrize(("side", "levels"), [(8, (4, 2, 1)), (4, (2, 1)), (2, (1,)), (1, ())])
+    def test_hcl(self, side: int, levels: tuple[int, ...]) -> None:
+        student, teacher = (m[:, :, :side, :side].numpy() for m in (self.student, self.teacher))
+
+        def pooled(values: np.ndarray, level: int) -> np.ndarray:
+            cell = side // level
+            return values.reshape(3, 5, level, cell, level, cell).mean(axis=(3, 5))
+
+        total, by_chance = ((student - teacher) ** 2).mean(), 2.0
+        for order, level in enumerate(levels, start=1):
+            weight = 0.5**order
+            total += weight * ((pooled(student, level) - pooled(teacher, level)) ** 2).mean()
+            by_chance += weight * 2 * (level / side) ** 2
+        found = hierarchical_context(torch.from_numpy(student), torch.from_numpy(teacher))
+        assert float(found) == pytest.approx(total / by_chance, rel=1e-12)
+
+    def test_attention(self) -> None:
+        def activity(values: np.ndarray) -> np.ndarray:
+            flat = (values**2).mean(axis=1).reshape(3, -1)
+            return flat / np.sqrt((flat**2).sum(axis=1, keepdims=True))
+
+        published = ((activity(self.student.numpy()) - activity(self.teacher.numpy())) ** 2).mean()
+        by_chance = (1 - 1 / 64) * (2 - 2 / (1 + 2 / 5))
+        found = float(attention_transfer(self.student, self.teacher))
+        assert found == pytest.approx(published * 64 / by_chance, rel=1e-10)
+
+    def test_attention_ignores_scale_and_the_order_and_number_of_channels(self) -> None:
+        changed = torch.cat([3.7 * self.teacher.flip(1)] * 2, dim=1)
+        assert float(attention_transfer(changed, self.teacher)) == pytest.approx(0.0, abs=1e-18)
+
+    @pytest.mark.parametrize("scale_free", [attention_transfer, cosine_distance, similarity_preserving])
+    def test_what_ignores_scale_tells_tiny_activations_apart(self, scale_free) -> None:
+        found = scale_free(1e-6 * self.student, self.teacher)
+        assert float(found) == pytest.approx(float(scale_free(self.student, self.teacher)), rel=1e-9)

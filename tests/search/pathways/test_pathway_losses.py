@@ -1,0 +1,85 @@
+"""Pathways: every transform with every distance that fits it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from search.pathway_rules import fits, ignores_channels, keeps_channels
+from search.pathways import PathwayLoss, build_pathway
+from search.recipe import Pathway
+from search.registry import Kind, methods
+from tests.search.pathways.maps import Case, case_of, normal, stage
+
+TRANSFORMS = [method.name for method in methods(Kind.TRANSFORM)]
+DISTANCES = [method.name for method in methods(Kind.DISTANCE)]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", ["cnn-last", "vit-up", "mixed-down"])
+class TestEveryPathway:
+    @pytest.fixture
+    def case(self, name: str, transform: str, distance: str) -> Case:
+        """Where the transform cannot bridge a difference in width, the student's channels are repeated."""
+        case = case_of(name)
+        if not keeps_channels(transform) or ignores_channels(distance):
+            return case
+        width = case.teacher.channels
+        channels = torch.arange(width) % case.student.channels
+        student = case.student.model_copy(update={"channels": width})
+        return replace(case, student=student, student_map=case.student_map[:, channels])
+
+    @pytest.fixture
+    def loss(self, case: Case, transform: str, distance: str) -> PathwayLoss:
+        pathway = Pathway(
+            teacher_stage=case.teacher.index,
+            student_stage=case.student.index,
+            transform=transform,
+            distance=distance,
+        )
+        assert fits(pathway, case.teacher, case.student) is None
+        return build_pathway(pathway, student=case.student, teacher=case.teacher, seed=1).double()
+
+    def test_its_forward_mode_derivative_is_the_gradient_along_the_tangent(
+        self, loss: PathwayLoss, case: Case
+    ) -> None:
+        tangent = normal(*case.student_map.shape, seed=2)
+
+        def value(at: Tensor) -> Tensor:
+            buffers = {name: buffer.clone() for name, buffer in loss.named_buffers()}
+            found: Tensor = torch.func.functional_call(loss, buffers, (at, case.teacher_map))
+            return found
+
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = value(forward_ad.make_dual(case.student_map, tangent))
+            derivative = forward_ad.unpack_dual(dual).tangent
+        (gradient,) = torch.autograd.grad(value(leaf := case.student_map.clone().requires_grad_()), leaf)
+        expected = float((gradient * tangent).sum())
+        assert float(derivative) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+    def test_the_same_seed_gives_the_same_value_and_leaves_the_random_state(
+        self, loss: PathwayLoss, case: Case
+    ) -> None:
+        state = torch.get_rng_state()
+        twin = build_pathway(loss.pathway, student=case.student, teacher=case.teacher, seed=1).double()
+        assert torch.equal(torch.get_rng_state(), state)
+        values = [pathway(case.student_map, case.teacher_map) for pathway in (loss, twin)]
+        assert torch.equal(*values)
+
+
+def test_a_pathways_start_does_not_depend_on_the_others() -> None:
+    first, second = (
+        Pathway(teacher_stage=0, student_stage=0, transform="projection", distance=d) for d in ("mse", "hcl")
+    )
+    alone = build_pathway(second, student=stage(8), teacher=stage(8), seed=4)
+    build_pathway(first, student=stage(8), teacher=stage(8), seed=4)
+    again = build_pathway(second, student=stage(8), teacher=stage(8), seed=4)
+    other = build_pathway(first, student=stage(8), teacher=stage(8), seed=4)
+    weights = [next(loss.parameters()) for loss in (alone, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
