@@ -58,13 +58,7 @@ class JobReport:
         self._proof = ProofRuns(spec, history)
         self._arms = arms_to_run(spec, self._proof.found)
         self._differences = {
-            (arm, baseline): paired_difference(
-                arm,
-                baseline,
-                runs=self._accuracies(arm),
-                against=self._accuracies(baseline),
-                test_images=self._test_images(),
-            )
+            (arm, baseline): self._compared(arm, baseline)
             for arm, baseline in COMPARED
             if self._is_sound(arm) and self._is_sound(baseline)
         }
@@ -115,6 +109,15 @@ class JobReport:
     def _is_sound(self, arm: ArmName) -> bool:
         """Whether the arm ran with every seed."""
         return arm in self._arms and len(self._runs(arm)) == len(self._spec.proof.seeds)
+
+    def _compared(self, arm: ArmName, baseline: ArmName) -> Difference:
+        return paired_difference(
+            arm,
+            baseline,
+            runs=self._accuracies(arm),
+            against=self._accuracies(baseline),
+            test_images=self._test_images(),
+        )
 
     def _difference(self, arm: ArmName, baseline: ArmName) -> Difference | None:
         return self._differences.get((arm, baseline))
@@ -210,6 +213,7 @@ class JobReport:
             return None
         return longer_sentence(
             difference,
+            longer_over_tuned=self._compared(longer, tuned),
             searched=self._choice(searched),
             tuned=self._choice(tuned),
             longer=self._choice(longer),

@@ -24,27 +24,69 @@ class Choice:
 def longer_sentence(
     difference: Difference,
     *,
+    longer_over_tuned: Difference,
     searched: Choice,
     tuned: Choice,
     longer: Choice,
     search_seconds: float,
     epochs: int,
 ) -> str:
-    """Beside the verdict: the one-off run, and the reuses. `difference` is searched - longer KD.
+    """Beside the verdict: the one-off run, one training's compute, the reuses, and the regime.
 
-    Costs that are not measured (zero) leave the reuses out.
+    `difference` is searched - longer KD. Costs that are not measured (zero) leave out what is interpolated.
     """
+    sentences = [_one_off(difference, epochs)]
+    if min(choice.device_seconds for choice in (searched, tuned, longer)) > 0:
+        uses = uses_until_it_pays(
+            searched=searched, tuned=tuned, longer=longer, search_seconds=search_seconds
+        )
+        sentences += [_one_training(searched, tuned, longer), _reuse(uses)]
+    return " ".join([*sentences, _regime(longer_over_tuned, epochs)])
+
+
+def kd_accuracy_at(device_seconds: float, *, tuned: Choice, longer: Choice) -> float:
+    """KD's accuracy at a compute, linear in log compute between a tuned and a longer run, constant beyond.
+
+    It never falls, as one may always train less.
+    """
+    if longer.device_seconds <= tuned.device_seconds or longer.accuracy <= tuned.accuracy:
+        return tuned.accuracy
+    share = math.log(device_seconds / tuned.device_seconds) / math.log(
+        longer.device_seconds / tuned.device_seconds
+    )
+    return tuned.accuracy + min(max(share, 0.0), 1.0) * (longer.accuracy - tuned.accuracy)
+
+
+def _one_off(difference: Difference, epochs: int) -> str:
     figures = f"searched minus longer KD ({epochs} epochs) is {difference.in_words()}"
     if difference.upper < 0:
-        one_off = f"A one-off run would have been better served by training tuned KD longer: {figures}."
-    elif difference.lower > 0:
-        one_off = f"Even a one-off run is better served by the search than by longer training: {figures}."
-    else:
-        one_off = f"For a one-off run the search and longer training cannot be told apart: {figures}."
-    if min(choice.device_seconds for choice in (searched, tuned, longer)) <= 0:
-        return one_off
-    uses = uses_until_it_pays(searched=searched, tuned=tuned, longer=longer, search_seconds=search_seconds)
-    return f"{one_off} {_reuse(uses)}"
+        return f"A one-off run would have been better served by training tuned KD longer: {figures}."
+    if difference.lower > 0:
+        return f"Even a one-off run is better served by the search than by longer training: {figures}."
+    return f"For a one-off run the search and longer training cannot be told apart: {figures}."
+
+
+def _one_training(searched: Choice, tuned: Choice, longer: Choice) -> str:
+    """What remains of the gain when KD gets the searched training's own compute, the search left out."""
+    times = searched.device_seconds / tuned.device_seconds
+    points = 100 * (searched.accuracy - kd_accuracy_at(searched.device_seconds, tuned=tuned, longer=longer))
+    relation = "ahead of" if points >= 0 else "behind"
+    return (
+        f"One searched training costs {times:.2f} times one of tuned KD; it is {abs(points):.1f} points "
+        f"{relation} tuned KD trained for as long, by interpolation between tuned and longer KD."
+    )
+
+
+def _regime(longer_over_tuned: Difference, epochs: int) -> str:
+    gain = f"longer minus tuned KD is {longer_over_tuned.in_words()}"
+    if longer_over_tuned.lower > 0:
+        return (
+            f"Here training longer still helps KD ({gain}), so its epochs compete with the search: try proof "
+            f"with more epochs, up to about {epochs}, to see what remains of the gain."
+        )
+    return (
+        f"Training longer is not shown to help KD any more ({gain}): what the search gains is not bought so."
+    )
 
 
 def uses_until_it_pays(

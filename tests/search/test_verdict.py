@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from search.arms import ArmName
-from search.payback import Choice, longer_sentence, uses_until_it_pays
+from search.payback import Choice, kd_accuracy_at, longer_sentence, uses_until_it_pays
 from search.verdict import (
     Difference,
     Shortfall,
@@ -305,6 +305,7 @@ class TestPayback:
     def test_the_sentence(self, accuracy: float, words: str) -> None:
         sentence = longer_sentence(
             difference(-0.01, 0.01),
+            longer_over_tuned=difference(0.08, 0.12),
             searched=Choice(accuracy, 20.0),
             tuned=self.tuned,
             longer=self.longer,
@@ -319,6 +320,7 @@ class TestPayback:
         def sentence(search: float, seconds: float) -> str:
             return longer_sentence(
                 difference(-0.01, 0.01),
+                longer_over_tuned=difference(-0.01, 0.01),
                 searched=Choice(0.65, seconds),
                 tuned=self.tuned,
                 longer=self.longer,
@@ -328,6 +330,54 @@ class TestPayback:
 
         assert "after 1 reuse of" in sentence(40.0, 20.0)
         assert "reuse" not in sentence(40.0, 0.0)
+        assert "One searched training" not in sentence(40.0, 0.0)
+
+    @pytest.mark.parametrize(
+        ("accuracy", "words"),
+        [
+            (0.65, "2.50 times one of tuned KD; it is 1.7 points ahead of tuned KD"),
+            (0.62, "1.3 points behind"),
+        ],
+    )
+    def test_one_trainings_compute_is_weighed_apart(self, accuracy: float, words: str) -> None:
+        """25 of the 10 to 160 seconds are a third of the way in log compute: KD is at 63.3% there."""
+        sentence = longer_sentence(
+            difference(-0.01, 0.01),
+            longer_over_tuned=difference(0.08, 0.12),
+            searched=Choice(accuracy, 25.0),
+            tuned=self.tuned,
+            longer=self.longer,
+            search_seconds=140.0,
+            epochs=60,
+        )
+        assert words in sentence
+
+    @pytest.mark.parametrize(
+        ("gain", "words"),
+        [
+            (difference(0.08, 0.12), "Here training longer still helps KD (longer minus tuned KD is +10.0"),
+            (difference(-0.01, 0.02), "Training longer is not shown to help KD any more"),
+        ],
+    )
+    def test_the_regime_is_named(self, gain: Difference, words: str) -> None:
+        sentence = longer_sentence(
+            difference(-0.01, 0.01),
+            longer_over_tuned=gain,
+            searched=Choice(0.65, 25.0),
+            tuned=self.tuned,
+            longer=self.longer,
+            search_seconds=140.0,
+            epochs=60,
+        )
+        assert words in sentence
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.floats(1, 1000))
+    def test_kds_accuracy_at_a_compute(self, seconds: float) -> None:
+        expected = np.interp(math.log(seconds), [math.log(10), math.log(160)], [0.6, 0.7])
+        assert kd_accuracy_at(seconds, tuned=self.tuned, longer=self.longer) == pytest.approx(expected)
+        worse = Choice(0.5, 160.0)
+        assert kd_accuracy_at(seconds, tuned=self.tuned, longer=worse) == 0.6
 
 
 def test_python_and_numpy_agree_on_the_deviation() -> None:
