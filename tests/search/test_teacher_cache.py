@@ -118,7 +118,7 @@ class TestMaps:
 
     def test_one_pass_computes_a_views_logits_and_maps(self, tmp_path: Path, passes: list[Any]) -> None:
         own = cache(tmp_path, stages=[BEFORE, LAST])
-        for indices in EVERY.split(64):
+        for indices in torch.split(EVERY, 64):
             own.logits(indices, view=1)
             own.read(indices, 1, [LAST])
             own.read(indices, 1, [BEFORE, LAST])
@@ -208,7 +208,7 @@ class TestWithoutRoom:
         monkeypatch.setattr("search.teacher_cache_files._append", _full_disk)
         own = cache(tmp_path / "full", stages=[LAST])
         for view in (0, 1):
-            for indices in EVERY.split(100):
+            for indices in torch.split(EVERY, 100):
                 logits, maps = own.read(indices, view, [LAST])
                 assert torch.equal(logits, expected[view][0][indices])
                 assert torch.equal(maps[LAST], expected[view][1][LAST][indices])

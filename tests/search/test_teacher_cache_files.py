@@ -25,9 +25,14 @@ MIB = 1024**2
 def _ask(directory: Path, barrier: Any, answers: Any) -> None:
     torch.set_num_threads(1)
     own = cache(directory, stages=[LAST])
-    passes = []
+    passes: list[int] = []
     over_view = TeacherPass.over_view
-    TeacherPass.over_view = lambda self, view, *rest: (passes.append(view), over_view(self, view, *rest))[1]  # type: ignore[method-assign]
+
+    def counted(self: TeacherPass, view: int, *rest: Any) -> None:
+        passes.append(view)
+        over_view(self, view, *rest)
+
+    TeacherPass.over_view = counted  # type: ignore[method-assign, assignment]
     barrier.wait(timeout=120)
     logits, maps = own.read(EVERY, 2, [LAST])
     answers.put((logits.sum().item(), maps[LAST].sum().item(), len(passes)))
