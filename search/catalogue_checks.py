@@ -52,6 +52,7 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
     yield "training.augmentation", Kind.AUGMENTATION.value, spec.training.augmentation
     yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
+    yield "search.process.hypergradient", Kind.HYPERGRADIENT.value, spec.search.process.hypergradient
     space = spec.search.space
     for field, kind, choices in (
         ("transforms", Kind.TRANSFORM, space.transforms),

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from search.batches import Batch, Batches, TeacherOutputs, Teaching
 from search.data import ImageSet
-from search.hypergradient import Approximation
-from search.hypergradient.exact import exact
+from search.hypergradient import Approximation, build_approximation
 from search.learning import ProcessLearning, training_seed
 from search.losses import DistillationLosses
 from search.models import TappedModel
@@ -67,7 +66,7 @@ class Distillation:
         augmentation_seed: int = 0,
         device: str = "cpu",
         max_steps: int | None = None,
-        hypergradient: Approximation = exact,
+        hypergradient: Approximation | None = None,
     ) -> None:
         self.material, self.parameters, self.training = material, parameters, training
         self.seed, self.device = seed, torch.device(device)
@@ -105,7 +104,7 @@ class Distillation:
                 losses=self.losses,
                 optimizer=self.optimizer,
                 batches=self.batches,
-                hypergradient=hypergradient,
+                hypergradient=hypergradient or build_approximation(learn.hypergradient),
             )
             if self.learned and learn
             else None
@@ -211,6 +210,7 @@ class Distillation:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "process": self.process.state(),
+            "learning": self.learning.state() if self.learning else {},
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -222,6 +222,8 @@ class Distillation:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.process.load(state["process"])
+        if self.learning is not None:
+            self.learning.load(state["learning"])
 
 
 if __name__ == "__main__":

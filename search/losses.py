@@ -136,7 +136,10 @@ class DistillationLosses(nn.Module):
         teacher_maps: Mapping[int, Tensor],
         targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The training loss of the active pathways, and the cross-entropy within it; both scalars."""
+        """The training loss of the active pathways, and the cross-entropy within it; both scalars.
+
+        Differentiable in the effective weights and temperatures too.
+        """
         cross_entropy = F.cross_entropy(student_logits, targets)
         loss = effective.cross_entropy_weight * cross_entropy
         values = self.pathway_losses(student_maps, teacher_maps, active)
@@ -150,8 +153,8 @@ class DistillationLosses(nn.Module):
             teacher_temperatures=effective.teacher_temperatures,
             student_temperatures=effective.student_temperatures,
         )
-        for weight, value in zip(effective.logit_weights.tolist(), logit_losses, strict=True):
-            loss = loss + weight * value
+        if logit_losses:
+            loss = loss + torch.stack(logit_losses) @ effective.logit_weights.to(loss)
         return loss, cross_entropy
 
 

@@ -9,12 +9,13 @@ BatchNorm's statistics stay exact.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from search.models import TappedModel
+if TYPE_CHECKING:
+    from search.tapped import TappedModel
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _LOW: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}

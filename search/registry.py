@@ -18,6 +18,15 @@ from typing import Any, TypeVar
 T = TypeVar("T", bound=Callable[..., Any])
 
 
+METHOD_PACKAGES = (
+    "search.pathways",
+    "search.logits",
+    "search.process",
+    "search.augment",
+    "search.hypergradient",
+)
+
+
 class PlugIns(StrEnum):
     """The entry-point groups of plug-in packages."""
 
@@ -33,6 +42,7 @@ class Kind(StrEnum):
     LOGIT_LOSS = "logit_loss"
     NORMALISATION = "normalisation"
     STRATEGY = "strategy"
+    HYPERGRADIENT = "hypergradient"
     AUGMENTATION = "augmentation"
 
 
@@ -94,7 +104,7 @@ def import_siblings(package: str, path: list[str]) -> None:
 
 def load_everything() -> None:
     """Import all built-in methods (this needs torch) and all plug-ins."""
-    for package in ("search.pathways", "search.logits", "search.process", "search.augment"):
+    for package in METHOD_PACKAGES:
         importlib.import_module(package)
     load_plans()
     _load_plug_ins(PlugIns.METHODS)

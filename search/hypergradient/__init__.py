@@ -1,24 +1,38 @@
-"""d(meta loss after one optimiser step) / d(process): one approximation per file, one shared signature.
+"""d(meta loss after the last optimiser steps) / d(process): one approximation per file, one shared contract.
 
-Each approximation is a function of a `Lookahead` that returns a `HyperGradient`; it leaves weights, buffers
-and random state as they were.
+With u the direction in which a step's gradient moves the meta loss (`search.hypergradient.adjoint`), all
+that a step contributes are directional derivatives of its training losses along u: `slope`. Looking several
+steps ahead also needs the Hessian of the training loss times u, which carries the meta gradient over the
+step: `pull_back`. `search.hypergradient.window` composes them. The formulas are in docs/hypergradients.md.
+
+Contract of a method (Kind.HYPERGRADIENT): a class without arguments that is an `Approximation`. It leaves
+weights, buffers, gradients and random state as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
+from search import registry
 from search.problems import NonFiniteFigure
+from search.registry import Kind, import_siblings
 
 if TYPE_CHECKING:
     from search.batches import Batch
     from search.losses import DistillationLosses
-    from search.models import TappedModel
+    from search.precision import Precision
     from search.process import Effective
+    from search.tapped import TappedModel
+
+__all__ = ["Approximation", "HyperGradient", "Parameters", "Step", "build_approximation"]
+
+Parameters = Mapping[str, Tensor]
+"""Of student and transforms, or one tensor for each, by `student.NAME` and `losses.NAME`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,15 @@ class HyperGradient:
     teacher_temperatures: Tensor  # (L,)
     student_temperatures: Tensor  # (L,)
 
+    def __add__(self, other: HyperGradient) -> HyperGradient:
+        return self._each(lambda name: getattr(self, name) + getattr(other, name))
+
+    def __mul__(self, factor: float) -> HyperGradient:
+        return self._each(lambda name: getattr(self, name) * factor)
+
+    def _each(self, value: Callable[[str], Any]) -> HyperGradient:
+        return HyperGradient(**{part.name: value(part.name) for part in fields(self)})
+
     def require_finite(self) -> None:
         """Raise NonFiniteFigure naming the part that is not finite."""
         for part in fields(self):
@@ -44,25 +67,50 @@ class HyperGradient:
 
 
 @dataclass(frozen=True)
-class Lookahead:
-    """One optimiser step that was taken, and the meta batch it is judged by.
+class Step:
+    """The training losses of one step that was taken: the point at which they are differentiated.
 
-    `before` and `losses_before` are the student's and the transforms' parameters before the step by name
-    (the meta loss does not depend on the transforms: they have no tangent), `tangent` the direction
-    (d step / d gradient)^T v in which the losses of `batch` are differentiated at `before`
-    (`search.hypergradient.adjoint`), v being the meta loss's gradient after the step. `active` are the
-    indices of the pathways that were computed.
+    `before` are the parameters before the step, `parts` the parts of its batch with one random seed each
+    (the loss is the mean over the parts), `active` the indices of the pathways that were computed.
     """
 
     student: TappedModel
     losses: DistillationLosses
-    batch: Batch
+    before: Parameters
+    parts: Sequence[Batch]
+    random_seeds: Sequence[int]
     effective: Effective
     active: tuple[int, ...]
-    before: Mapping[str, Tensor]
-    losses_before: Mapping[str, Tensor]
-    tangent: Mapping[str, Tensor]
-    random_seed: int
+    precision: Precision = "float32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.before.values())).device
 
 
-Approximation = Callable[[Lookahead], HyperGradient]
+class Approximation(Protocol):
+    """A way to differentiate the losses of a step along a direction u (a name without entry: zero)."""
+
+    def slope(self, step: Step, direction: Parameters) -> HyperGradient:
+        """d/dw <u, grad L(theta, w)>, for w the effective weights and temperatures."""
+        ...
+
+    def pull_back(self, step: Step, direction: Parameters) -> tuple[HyperGradient, dict[str, Tensor]]:
+        """The same, and the Hessian of the training loss in all parameters times u."""
+        ...
+
+
+def of_module(values: Parameters, prefix: str) -> dict[str, Tensor]:
+    """The entries of the `student` or of the `losses`, by the module's own names."""
+    start = len(prefix) + 1
+    return {name[start:]: value for name, value in values.items() if name.startswith(f"{prefix}.")}
+
+
+def build_approximation(name: str) -> Approximation:
+    """The approximation of that name; UnknownMethodError names those there are."""
+    approximation: Approximation = registry.get(Kind.HYPERGRADIENT, name).factory()
+    return approximation
+
+
+import_siblings(__name__, list(__path__))

@@ -1,119 +1,144 @@
-"""The exact one-step hypergradient of all weights and temperatures by one forward-mode pass.
+"""The exact directional derivatives: one forward-mode pass, or the Hessian by reverse over reverse.
 
-The training loss is linear in the weights: d L_meta(theta') / d w_p = <u, grad L_p(theta)>, one
-Jacobian-vector product of the vector of losses along u. A temperature enters its loss non-linearly: with z
-the logits and dz their tangent, d/dtau <u, grad_theta KD> = d/dtau <dKD/dz, dz>, a small backward pass on
-the logits alone. Both are exact. (DARTS and DistPro difference two forward passes instead; under bf16 that
-is wrong by 10-350%.)
+The training loss is linear in the weights: d/dw_p <u, grad L> = <u, grad L_p>, one Jacobian-vector product of
+the vector of losses along u. A temperature enters its loss non-linearly: with z the logits and dz their
+tangent, d/dtau <u, grad KD> = d/dtau <dKD/dz, dz>, a small backward pass on the logits alone.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
 import torch.autograd.forward_ad as fwd
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from search.hypergradient import HyperGradient, Lookahead
-from search.models import TappedModel
+from search.hypergradient import HyperGradient, Parameters, Step
+from search.hypergradient.again import (
+    gathered,
+    logit_losses_again,
+    loss_again,
+    pathways_again,
+    student_again,
+)
+from search.precision import Precision
+from search.registry import Kind, register
+
+SLOPES = ("logit_weights", "pathway_weights", "teacher_temperatures", "student_temperatures")
 
 
-class _Taps(nn.Module):
-    """`forward_taps` as a module's forward, so that parameters and buffers can be replaced for one call."""
+@register(
+    Kind.HYPERGRADIENT,
+    "exact",
+    source="Baydin et al. 2022, arXiv 2202.08587 (forward mode); SAMA, 2310.05674",
+)
+class Exact:
+    """Forward-mode differentiation of the training losses; exact up to rounding, in bfloat16 too."""
 
-    def __init__(self, model: TappedModel, stages: Sequence[int]) -> None:
-        super().__init__()
-        self.model = model
-        self.stages = list(stages)
+    def slope(self, step: Step, direction: Parameters) -> HyperGradient:
+        """One forward pass of student and losses with tangents, and no graph through the network."""
+        _silence_torch()
+        parts = [_slopes(step, part, direction) for part in range(len(step.parts))]
+        return gathered(step, {name: torch.stack([s[name] for s in parts]).mean(0) for name in SLOPES})
 
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        return self.model.forward_taps(images, self.stages)
-
-
-def call_with(
-    model: TappedModel, stages: Sequence[int], parameters: Mapping[str, Tensor], images: Tensor
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """Logits and maps of the model with other parameters and copies of its buffers (which BatchNorm writes
-    to).
-    """
-    replaced = {f"model.{name}": value for name, value in parameters.items()}
-    buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
-    result: tuple[Tensor, dict[int, Tensor]] = torch.func.functional_call(
-        _Taps(model, stages), (replaced, buffers), (images,)
-    )
-    return result
+    def pull_back(self, step: Step, direction: Parameters) -> tuple[HyperGradient, dict[str, Tensor]]:
+        """The gradient's graph, contracted with u, differentiated once more."""
+        count = len(step.parts)
+        slopes: dict[str, Tensor] = {}
+        hessian: dict[str, Tensor] = {}
+        for part in range(count):
+            for kept, found in zip((slopes, hessian), _second_order(step, part, direction), strict=True):
+                for name, value in found.items():
+                    kept[name] = kept[name] + value / count if name in kept else value / count
+        slopes["pathway_weights"] = slopes["pathway_weights"][list(step.active)]
+        return gathered(step, slopes), hessian
 
 
-def exact(lookahead: Lookahead) -> HyperGradient:
-    """One forward-mode pass of the student and the losses, then one small backward pass on the logits."""
-    losses, batch = lookahead.losses, lookahead.batch
-    _silence_torch()
+def _slopes(step: Step, part: int, direction: Parameters) -> dict[str, Tensor]:
     # Fused attention has no forward-mode derivative; the mathematical one is the same function.
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(devices=_devices(batch.images)),
-        sdpa_kernel(SDPBackend.MATH),
-        fwd.dual_level(),
-    ):
-        torch.manual_seed(lookahead.random_seed)
-        duals = {name: _dual(value, lookahead.tangent[name]) for name, value in lookahead.before.items()}
-        logits, maps = call_with(
-            lookahead.student, losses.student_stages(lookahead.active), duals, batch.images
-        )
-        by_pathway = torch.zeros(len(losses.process.pathways), dtype=torch.float64)
-        if lookahead.active:
-            values = torch.func.functional_call(
-                losses,
-                (dict(lookahead.losses_before), {name: b.clone() for name, b in losses.named_buffers()}),
-                (maps, batch.teacher_maps, lookahead.active),
-            )
-            by_pathway[list(lookahead.active)] = _tangent(values).double().cpu()
-        plain_logits, logits_tangent = _primal(logits).clone(), _tangent(logits).clone()
-    return HyperGradient(
-        pathway_weights=by_pathway, **_by_logit_losses(lookahead, plain_logits, logits_tangent)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), fwd.dual_level():
+        duals = {
+            name: _dual(value, direction[name]) if name in direction else value
+            for name, value in step.before.items()
+        }
+        logits, maps = student_again(step, part, duals, _forward_mode_precision(step))
+        plain, tangent = _primal(logits).clone(), _tangent(logits).clone()
+        by_pathway = plain.new_zeros(0)
+        if step.active:
+            by_pathway = _tangent(pathways_again(step, part, duals, maps)).clone()
+    return {"pathway_weights": by_pathway, **_by_logits(step, part, logits=plain, tangent=tangent)}
+
+
+def _by_logits(step: Step, part: int, *, logits: Tensor, tangent: Tensor) -> dict[str, Tensor]:
+    """Derivatives with respect to the logit losses' weights and temperatures; (L,) each."""
+    effective = step.effective
+    temperatures = (
+        effective.teacher_temperatures.to(logits, copy=True).requires_grad_(True),
+        effective.student_temperatures.to(logits, copy=True).requires_grad_(True),
     )
+    with torch.enable_grad():
+        leaf = logits.requires_grad_(True)
+        values = logit_losses_again(step, part, leaf, temperatures)
+        if not len(values):
+            return dict.fromkeys(SLOPES[:1] + SLOPES[2:], logits.new_zeros(0))
+        slopes = torch.stack(
+            [(torch.autograd.grad(value, leaf, create_graph=True)[0] * tangent).sum() for value in values]
+        )
+        by_temperature = torch.autograd.grad(
+            slopes @ effective.logit_weights.to(slopes),
+            temperatures,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    return dict(zip(SLOPES[:1] + SLOPES[2:], (slopes, *by_temperature), strict=True))
+
+
+def _second_order(
+    step: Step, part: int, direction: Parameters
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """d <u, grad L> / d (weights and temperatures), and / d parameters."""
+    leaves = {name: value.detach().requires_grad_(True) for name, value in step.before.items()}
+    like = next(iter(leaves.values())).detach()
+    vectors = {
+        name: getattr(step.effective, name).to(like, copy=True).requires_grad_(True) for name in SLOPES
+    }
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        loss = loss_again(
+            step, part, leaves, effective=replace(step.effective, **vectors), precision=step.precision
+        )
+        asked = [name for name in leaves if name in direction]
+        gradients = torch.autograd.grad(
+            loss, [leaves[name] for name in asked], create_graph=True, allow_unused=True
+        )
+        along = [
+            (gradient * direction[name]).sum()
+            for name, gradient in zip(asked, gradients, strict=True)
+            if gradient is not None
+        ]
+        found = torch.autograd.grad(
+            torch.stack(along).sum(),
+            [*vectors.values(), *leaves.values()],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    return (
+        dict(zip(vectors, found[: len(vectors)], strict=True)),
+        dict(zip(leaves, found[len(vectors) :], strict=True)),
+    )
+
+
+def _forward_mode_precision(step: Step) -> Precision:
+    """The forward-mode formula of LayerNorm overflows in float16; the network in float32 is as good there."""
+    return "float32" if step.precision == "float16" else step.precision
 
 
 @cache
 def _silence_torch() -> None:
     """torch compiles its forward-mode formulas with its own deprecated scripting, and warns of it."""
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
-
-
-def _by_logit_losses(lookahead: Lookahead, logits: Tensor, tangent: Tensor) -> dict[str, Tensor]:
-    """Derivatives with respect to the logit losses' weights and temperatures; (L,) each."""
-    batch, effective = lookahead.batch, lookahead.effective
-    temperatures = [
-        temperatures.to(logits, copy=True).requires_grad_(True)
-        for temperatures in (effective.teacher_temperatures, effective.student_temperatures)
-    ]
-    with torch.enable_grad():
-        leaf = logits.requires_grad_(True)
-        values = lookahead.losses.logit_losses(
-            leaf,
-            batch.teacher_logits,
-            batch.targets,
-            teacher_temperatures=temperatures[0],
-            student_temperatures=temperatures[1],
-        )
-        slopes = [
-            (torch.autograd.grad(value, leaf, create_graph=True)[0] * tangent).sum() for value in values
-        ]
-        by_temperature: list[Tensor | None] = [None, None]
-        if slopes:
-            weighted = torch.stack(slopes) @ effective.logit_weights.to(logits)
-            by_temperature = list(torch.autograd.grad(weighted, temperatures, allow_unused=True))
-    none = torch.zeros(len(values), dtype=torch.float64)
-    teacher, student = (none if g is None else g.double().cpu() for g in by_temperature)
-    return {
-        "logit_weights": torch.stack([s.detach().double().cpu() for s in slopes]) if slopes else none,
-        "teacher_temperatures": teacher,
-        "student_temperatures": student,
-    }
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:
@@ -129,7 +154,3 @@ def _primal(value: Tensor) -> Tensor:
 def _tangent(value: Tensor) -> Tensor:
     tangent: Tensor | None = fwd.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     return torch.zeros_like(value) if tangent is None else tangent
-
-
-def _devices(images: Tensor) -> list[torch.device]:
-    return [images.device] if images.device.type == "cuda" else []

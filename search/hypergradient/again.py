@@ -1,0 +1,104 @@
+"""The training pass of a step once more, with other parameters: what all approximations differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from search.hypergradient import HyperGradient, Parameters, Step, of_module
+from search.precision import Precision, forward_taps
+from search.randomness import Seeded
+
+if TYPE_CHECKING:
+    from search.losses import DistillationLosses
+    from search.process import Effective
+
+
+def student_again(
+    step: Step, part: int, parameters: Parameters, precision: Precision
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Logits and the maps that the active pathways need, with the step's own randomness."""
+    with Seeded(step.random_seeds[part], step.device):
+        return forward_taps(
+            step.student,
+            step.parts[part].images,
+            step.losses.student_stages(step.active),
+            precision=precision,
+            parameters=of_module(parameters, "student"),
+            keep_buffers=True,
+        )
+
+
+def pathways_again(step: Step, part: int, parameters: Parameters, maps: Mapping[int, Tensor]) -> Tensor:
+    """The unit-scaled losses (A,) of the active pathways."""
+    values: Tensor = torch.func.functional_call(
+        step.losses, _replaced(step, parameters), (maps, step.parts[part].teacher_maps, step.active)
+    )
+    return values
+
+
+def loss_again(
+    step: Step, part: int, parameters: Parameters, *, effective: Effective, precision: Precision
+) -> Tensor:
+    """The training loss, 0-dim, differentiable in the effective weights and temperatures too."""
+    batch = step.parts[part]
+    logits, maps = student_again(step, part, parameters, precision)
+    replaced = {f"losses.{name}": value for name, value in _replaced(step, parameters).items()}
+    loss: Tensor = torch.func.functional_call(
+        _Total(step.losses),
+        replaced,
+        (effective,),
+        {
+            "active": step.active,
+            "student_logits": logits,
+            "teacher_logits": batch.teacher_logits,
+            "student_maps": maps,
+            "teacher_maps": batch.teacher_maps,
+            "targets": batch.targets,
+        },
+    )
+    return loss
+
+
+def logit_losses_again(step: Step, part: int, logits: Tensor, temperatures: tuple[Tensor, Tensor]) -> Tensor:
+    """The logit losses (L,) of these logits at these temperatures of teacher and student."""
+    batch = step.parts[part]
+    values = step.losses.logit_losses(
+        logits,
+        batch.teacher_logits,
+        batch.targets,
+        teacher_temperatures=temperatures[0],
+        student_temperatures=temperatures[1],
+    )
+    return torch.stack(values) if values else logits.new_zeros(0)
+
+
+def gathered(step: Step, slopes: Mapping[str, Tensor]) -> HyperGradient:
+    """The hypergradient of slopes on the device, their pathways the active ones only: one wait for it all."""
+    names = ("logit_weights", "teacher_temperatures", "student_temperatures", "pathway_weights")
+    losses = len(step.effective.logit_weights)
+    flat = torch.cat([slopes[name].detach() for name in names]).cpu().double()
+    logit, teacher, student, active = torch.split(flat, [losses, losses, losses, len(step.active)])
+    pathway = torch.zeros(len(step.effective.pathway_weights), dtype=torch.float64)
+    pathway[list(step.active)] = active
+    return HyperGradient(logit, pathway, teacher, student)
+
+
+def _replaced(step: Step, parameters: Parameters) -> dict[str, Tensor]:
+    buffers = {name: value.clone() for name, value in step.losses.named_buffers()}
+    return of_module(parameters, "losses") | buffers
+
+
+class _Total(nn.Module):
+    """`DistillationLosses.total` as a module's forward."""
+
+    def __init__(self, losses: DistillationLosses) -> None:
+        super().__init__()
+        self.losses = losses
+
+    def forward(self, effective: Effective, **outputs: object) -> Tensor:
+        loss, _ = self.losses.total(effective, **outputs)  # type: ignore[arg-type]
+        return loss

@@ -1,0 +1,65 @@
+"""The last steps of a search, kept for reversal: the meta loss after them, differentiated by the process.
+
+One step needs one `slope` along u. Several are reversed one after the other, the last first: the meta loss's
+gradient goes back through the optimiser's step (`search.hypergradient.adjoint`) and through the gradient
+(`Approximation.pull_back`), and every step adds its slope, since the process was the same in all of them. The
+transforms train beside the student, so they are part of what is carried back, although the meta loss itself
+does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from search.hypergradient import Approximation, HyperGradient, Step
+from search.hypergradient.adjoint import Adjoint, Update, pull_through
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken: its losses, and what the optimiser did to each parameter."""
+
+    step: Step
+    updates: Mapping[str, Update]
+
+
+def reversed_window(
+    window: Sequence[Taken], meta_gradient: Mapping[str, Tensor], approximation: Approximation
+) -> HyperGradient:
+    """d meta loss / d process, of the steps in the order in which they were taken.
+
+    `meta_gradient` is the meta loss's gradient after the last step, by `student.NAME`.
+    """
+    adjoints = {name: Adjoint(value) for name, value in meta_gradient.items()}
+    found: HyperGradient | None = None
+    for taken in reversed(window[1:]):
+        slope, adjoints = _reversed_step(taken, adjoints, approximation)
+        found = slope if found is None else found + slope
+    direction = {
+        name: pull_through(taken_update, before=window[0].step.before[name], after=adjoints[name])[0]
+        for name, taken_update in window[0].updates.items()
+        if name in adjoints
+    }
+    first = approximation.slope(window[0].step, direction)
+    return first if found is None else found + first
+
+
+def _reversed_step(
+    taken: Taken, adjoints: Mapping[str, Adjoint], approximation: Approximation
+) -> tuple[HyperGradient, dict[str, Adjoint]]:
+    step = taken.step
+    through = {
+        name: pull_through(update, before=step.before[name], after=adjoints[name])
+        for name, update in taken.updates.items()
+        if name in adjoints
+    }
+    slope, hessian = approximation.pull_back(step, {name: by for name, (by, _) in through.items()})
+    # A parameter without a gradient did not move: its adjoint passes the step as it is.
+    earlier = {name: through[name][1]() if name in through else adjoint for name, adjoint in adjoints.items()}
+    return slope, {
+        name: earlier[name].plus(value) if name in earlier else Adjoint(value)
+        for name, value in hessian.items()
+    }
