@@ -10,6 +10,7 @@ from search.registry import load_everything, methods
 COMMANDS = {
     "python -m search.find": "search for the distillation process of a pair of models",
     "python -m search.distill": "train a student by a recipe, or by plain knowledge distillation",
+    "python -m search.proof": "search, train every arm with several seeds, and judge; or prove a recipe",
 }
 
 

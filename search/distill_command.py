@@ -14,36 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from search.arms import plain_kd
+from search.live_progress import LiveProgress
 from search.local import LocalJob
-from search.options import (
-    SMALL_EVALUATION_IMAGES,
-    DataOption,
-    DatasetsFileOption,
-    DeviceOption,
-    EpochsOption,
-    MaxStepsOption,
-    RecipeOption,
-    SeedOption,
-    StudentOption,
-    TeacherOption,
-    TeacherWeightsOption,
-    ThreadsOption,
-    TrainTeacherOption,
-    UntrainedTeacherOption,
-    console,
-    data_name,
-    datasets_file_of,
-    default_threads,
-    end_with,
-    live_progress,
-    make_spec,
-    read_recipe,
-)
+from search.local_command import local_job
+from search.options import SharedOptions, command, console
 from search.plan import teacher_proposal
 from search.problems import SearchProblem
 from search.recipe import Recipe
 from search.records import Proposal, RunParameters, RunResult, StageName, TrialKey, TrialRecord, TrialState
-from search.registry import load_everything
 
 
 def distill(
@@ -81,62 +59,32 @@ def _compare_teacher(recipe: Recipe, weights_sha256: str) -> None:
         )
 
 
+@command
 def main(
+    options: SharedOptions,
     out: Annotated[Path, typer.Option("--out", help="The directory to be written.")] = Path("distilled"),
-    teacher: TeacherOption = None,
-    teacher_weights: TeacherWeightsOption = None,
-    train_teacher: TrainTeacherOption = None,
-    untrained_teacher: UntrainedTeacherOption = False,
-    student: StudentOption = None,
-    data: DataOption = None,
-    datasets_file: DatasetsFileOption = None,
-    epochs: EpochsOption = None,
-    max_steps: MaxStepsOption = None,
-    recipe: RecipeOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the student's run.")] = None,
 ) -> None:
     """Train a student by a recipe's process, or by plain KD (0.1 cross-entropy, 0.9 KL, T = 4)."""
-    load_everything()
-    try:
-        given = read_recipe(recipe)
-        spec = make_spec(
-            given,
-            teacher=teacher,
-            teacher_weights=teacher_weights,
-            train_teacher=train_teacher,
-            untrained_teacher=untrained_teacher,
-            student=student,
-            data=data_name(data),
-            epochs=epochs,
-            max_steps=max_steps,
-        )
-        process = given.process if given else plain_kd()
-        run = RunParameters(
-            process=process,
-            epochs=epochs or (given.epochs if given else spec.proof_epochs),
-            splits="proof",
-        )
-        progress, on_report = live_progress(run.epochs)
-        with tempfile.TemporaryDirectory(prefix="limbeck-distill-") as directory, progress:
-            job = LocalJob(
-                spec,
-                Path(directory),
-                datasets_file=datasets_file_of(data, datasets_file, directory=Path(directory)),
-                threads=threads or default_threads(given),
-                device=device,
-                max_steps=max_steps,
-                evaluation_limit=SMALL_EVALUATION_IMAGES if max_steps else None,
-                on_report=on_report,
-            )
-            chosen = spec.proof.seeds[0] if seed is None else seed
-            arm = given.arm if given else "plain_kd"
-            result = distill(job, run, arm=arm, seed=chosen, recipe=given)
-            _write(job, out, arm=arm, seed=chosen, result=result)
-    except SearchProblem as problem:
-        end_with(problem)
-    console.print(f"test accuracy {result.accuracy:.4f} on {result.images} images; wrote {out}")
+    given = options.given_recipe()
+    spec = options.spec(given)
+    run = RunParameters(
+        process=given.process if given else plain_kd(),
+        epochs=options.epochs or (given.epochs if given else spec.proof_epochs),
+        splits="proof",
+    )
+    chosen = spec.proof.seeds[0] if seed is None else seed
+    arm = given.arm if given else "plain_kd"
+    with (
+        tempfile.TemporaryDirectory(prefix="limbeck-") as directory,
+        LiveProgress(console) as progress,
+    ):
+        job = local_job(options, spec, Path(directory), recipe=given, progress=progress)
+        result = distill(job, run, arm=arm, seed=chosen, recipe=given)
+        _write(job, out, arm=arm, seed=chosen, result=result)
+    console.print(
+        f"test accuracy {result.accuracy:.4f} on {result.images} images; wrote {out}", highlight=False
+    )
 
 
 def _write(job: LocalJob, out: Path, *, arm: str, seed: int, result: RunResult) -> None:

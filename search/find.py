@@ -6,8 +6,8 @@ found.json
 
 from __future__ import annotations
 
-import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,35 +15,13 @@ import typer
 
 from search.findings import replays_json, what_search_found
 from search.history import History
+from search.live_progress import LiveProgress
 from search.local import LocalJob
-from search.options import (
-    SMALL_EVALUATION_IMAGES,
-    DataOption,
-    DatasetsFileOption,
-    DeviceOption,
-    EpochsOption,
-    MaxStepsOption,
-    RecipeOption,
-    StudentOption,
-    TeacherOption,
-    TeacherWeightsOption,
-    ThreadsOption,
-    TrainTeacherOption,
-    UntrainedTeacherOption,
-    console,
-    data_name,
-    datasets_file_of,
-    default_threads,
-    end_with,
-    live_progress,
-    make_spec,
-    read_recipe,
-)
+from search.local_command import local_job
+from search.options import SharedOptions, command, console
 from search.plan import EXPORT_KEY, searched_run
-from search.problems import SearchProblem
 from search.recipe import Recipe
 from search.records import ExportParameters, Proposal, StageName, TrialRecord
-from search.registry import load_everything
 from search.stages.export import write_recipe
 from search.trial import TrialSetting, device_for
 
@@ -78,57 +56,34 @@ def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
     return write_recipe(setting, parameters, proof_seeds=[]), job.records
 
 
+@command
 def main(
+    options: SharedOptions,
     out: Annotated[Path, typer.Option("--out", help="The JSON file to be written.")] = Path("found.json"),
-    teacher: TeacherOption = None,
-    teacher_weights: TeacherWeightsOption = None,
-    train_teacher: TrainTeacherOption = None,
-    untrained_teacher: UntrainedTeacherOption = False,
-    student: StudentOption = None,
-    data: DataOption = None,
-    datasets_file: DatasetsFileOption = None,
-    epochs: EpochsOption = None,
-    max_steps: MaxStepsOption = None,
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, help="Search trials; 1 by default.")
     ] = None,
-    recipe: RecipeOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
 ) -> None:
     """Search for the distillation process of a pair, and write it as a recipe."""
-    load_everything()
-    try:
-        given = read_recipe(recipe)
-        spec = make_spec(
-            given,
-            teacher=teacher,
-            teacher_weights=teacher_weights,
-            train_teacher=train_teacher,
-            untrained_teacher=untrained_teacher,
-            student=student,
-            data=data_name(data),
-            epochs=epochs,
-            max_steps=max_steps,
-            trials=trials or (None if given else 1),
-        )
-        progress, on_report = live_progress(spec.budget.epochs_per_trial)
-        with tempfile.TemporaryDirectory(prefix="limbeck-find-") as directory, progress:
-            job = LocalJob(
-                spec,
-                Path(directory),
-                datasets_file=datasets_file_of(data, datasets_file, directory=Path(directory)),
-                threads=threads or default_threads(given),
-                device=device,
-                max_steps=max_steps,
-                evaluation_limit=SMALL_EVALUATION_IMAGES if max_steps else None,
-                on_report=on_report,
-            )
-            found, _ = find(job)
-    except SearchProblem as problem:
-        end_with(problem)
+    given = options.given_recipe()
+    spec = options.spec(given, budget__trials=trials or (None if given else 1))
+    with tempfile.TemporaryDirectory(prefix="limbeck-") as directory, LiveProgress(console) as progress:
+        job = local_job(options, spec, Path(directory), recipe=given, progress=progress)
+        found, _ = find(job)
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(found.to_json())
-    console.print(f"validation accuracy {json.dumps(found.evidence['validation_accuracy'])}; wrote {out}")
+    console.print(in_words(found.evidence), highlight=False)
+    console.print(f"wrote {out}", highlight=False)
+
+
+def in_words(evidence: Mapping[str, Any]) -> str:
+    """The judged candidates, one a line; the chosen one is marked."""
+    lines = [
+        f"{'*' if one['chosen'] else ' '} {one['arm'].replace('_', ' '):16} validation accuracy "
+        f"{one['accuracy']:.4f} ± {one['standard_error']:.4f}, {one['pathways']} pathways"
+        for one in evidence["replays"]
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
