@@ -17,19 +17,23 @@ if TYPE_CHECKING:
     from search.process import Effective
 
 
+def seeded(step: Step, part: int) -> Seeded:
+    """The step's own randomness, which student and then transforms draw from."""
+    return Seeded(step.random_seeds[part], step.device)
+
+
 def student_again(
     step: Step, part: int, parameters: Parameters, precision: Precision
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Logits and the maps that the active pathways need, with the step's own randomness."""
-    with Seeded(step.random_seeds[part], step.device):
-        return forward_taps(
-            step.student,
-            step.parts[part].images,
-            step.losses.student_stages(step.active),
-            precision=precision,
-            parameters=of_module(parameters, "student"),
-            keep_buffers=True,
-        )
+    """Logits and the maps that the active pathways need; to be called inside `seeded`."""
+    return forward_taps(
+        step.student,
+        step.parts[part].images,
+        step.losses.student_stages(step.active),
+        precision=precision,
+        parameters=of_module(parameters, "student"),
+        keep_buffers=True,
+    )
 
 
 def pathways_again(step: Step, part: int, parameters: Parameters, maps: Mapping[int, Tensor]) -> Tensor:
@@ -45,21 +49,22 @@ def loss_again(
 ) -> Tensor:
     """The training loss, 0-dim, differentiable in the effective weights and temperatures too."""
     batch = step.parts[part]
-    logits, maps = student_again(step, part, parameters, precision)
-    replaced = {f"losses.{name}": value for name, value in _replaced(step, parameters).items()}
-    loss: Tensor = torch.func.functional_call(
-        _Total(step.losses),
-        replaced,
-        (effective,),
-        {
-            "active": step.active,
-            "student_logits": logits,
-            "teacher_logits": batch.teacher_logits,
-            "student_maps": maps,
-            "teacher_maps": batch.teacher_maps,
-            "targets": batch.targets,
-        },
-    )
+    with seeded(step, part):
+        logits, maps = student_again(step, part, parameters, precision)
+        replaced = {f"losses.{name}": value for name, value in _replaced(step, parameters).items()}
+        loss: Tensor = torch.func.functional_call(
+            _Total(step.losses),
+            replaced,
+            (effective,),
+            {
+                "active": step.active,
+                "student_logits": logits,
+                "teacher_logits": batch.teacher_logits,
+                "student_maps": maps,
+                "teacher_maps": batch.teacher_maps,
+                "targets": batch.targets,
+            },
+        )
     return loss
 
 

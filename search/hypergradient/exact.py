@@ -22,6 +22,7 @@ from search.hypergradient.again import (
     logit_losses_again,
     loss_again,
     pathways_again,
+    seeded,
     student_again,
 )
 from search.precision import Precision
@@ -59,7 +60,7 @@ class Exact:
 
 def _slopes(step: Step, part: int, direction: Parameters) -> dict[str, Tensor]:
     # Fused attention has no forward-mode derivative; the mathematical one is the same function.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), fwd.dual_level():
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), fwd.dual_level(), seeded(step, part):
         duals = {
             name: _dual(value, direction[name]) if name in direction else value
             for name, value in step.before.items()

@@ -17,6 +17,7 @@ from search.hypergradient.again import (
     logit_losses_again,
     loss_again,
     pathways_again,
+    seeded,
     student_again,
 )
 from search.precision import Precision
@@ -77,7 +78,7 @@ class FiniteDifference:
 
     def _values(self, step: Step, part: int, parameters: Parameters) -> Values:
         """The losses, and the logit losses' derivatives by their temperatures."""
-        with torch.no_grad():
+        with torch.no_grad(), seeded(step, part):
             logits, maps = student_again(step, part, parameters, self.precision)
             pathways = pathways_again(step, part, parameters, maps) if step.active else logits.new_zeros(0)
         effective = step.effective
