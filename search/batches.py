@@ -11,9 +11,16 @@ from torch import Tensor
 
 from search.augment import views
 from search.data import ImageSet, as_float
+from search.mixing import Mixing, soft_targets
 from search.models import TappedModel
+from search.precision import forward_taps
+from search.problems import SearchProblem
 from search.randomness import mix, permutation
+from search.registry import Kind, UnknownMethodError, get
 from search.spec import Training
+
+RESIDENT_BYTES = 2 * 1024**3
+"""Larger sets stay in main memory: trials share a GPU, and each has its own copy."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Batch:
         """
         if count == 1:
             return [self]
+        count = min(count, len(self.images))
         size = len(self.images) // count
         return [self._slice(slice(start, start + size)) for start in range(0, size * count, size)]
 
@@ -68,7 +76,8 @@ class Teaching:
 class Batches:
     """Training batches by step, and meta batches.
 
-    Each epoch takes the training images in a seeded order and leaves out the last incomplete batch.
+    Each epoch takes the training images in a seeded order and leaves out the last incomplete batch. Meta
+    images are augmented alike, but never mixed.
     """
 
     def __init__(
@@ -81,15 +90,21 @@ class Batches:
         augmentation_seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        classes: int,
         teacher: TappedModel | None = None,
         teacher_outputs: TeacherOutputs | None = None,
     ) -> None:
-        self.train, self.meta, self.training = train, meta, training
+        require_known_augmentation(training.augmentation)
+        self.train, self.meta = resident(train, device), resident(meta, device) if meta else None
+        self.training, self.classes = training, classes
         # All runs of a job see the same views, so that teacher outputs on them can be shared.
         self.seed, self.augmentation_seed = seed, augmentation_seed
         self.device, self.dtype = device, dtype
-        self.teacher, self.teacher_outputs = teacher, teacher_outputs
-        self.size = min(training.batch_size, len(train.labels))
+        self.mixing = Mixing.of(training)
+        # What was kept of a teacher says nothing of mixed images.
+        self.teacher, self.teacher_outputs = teacher, None if self.mixing else teacher_outputs
+        size = min(training.batch_size, len(train.labels))
+        self.size = size - size % min(training.accumulate_parts, size)
         self.steps_per_epoch = len(train.labels) // self.size
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
@@ -97,8 +112,11 @@ class Batches:
         """The training batch of a step."""
         indices, view = self._chosen(step)
         images = self._images(self.train, indices, view)
+        targets = self._labels(self.train, indices)
+        if self.mixing is not None:
+            images, targets = self._mixed(self.mixing, images, targets, indices=indices, view=view)
         logits, maps = self._teach(images, indices, view, teaching)
-        return Batch(images, self.train.labels[indices].to(self.device), logits, maps)
+        return Batch(images, targets, logits, maps)
 
     def meta_at(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
         """A seeded sample of the meta split, augmented like the training images, and its labels."""
@@ -106,7 +124,7 @@ class Batches:
         assert meta is not None
         count = min(size or self.size, len(meta.labels))
         indices = permutation(len(meta.labels), mix(self.seed, 1, step))[:count]
-        return self._images(meta, indices, self._view(step)), meta.labels[indices].to(self.device)
+        return self._images(meta, indices, self._view(step)), self._labels(meta, indices)
 
     def _chosen(self, step: int) -> tuple[Tensor, int]:
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -118,14 +136,30 @@ class Batches:
         return (step // self.steps_per_epoch) % self.training.views
 
     def _images(self, images: ImageSet, indices: Tensor, view: int) -> Tensor:
+        # index_select copies whole images; indexing by a tensor, element by element, takes 20 times as long.
+        raw = images.images.index_select(0, indices.to(images.images.device))
         augmented = views(
-            images.images[indices].to(self.device),
+            raw.to(self.device),
             indices=indices.to(self.device),
             seed=self.augmentation_seed,
             view=view,
             policy=self.training.augmentation,
         )
-        return as_float(augmented, dtype=self.dtype)
+        as_floats = as_float(augmented, dtype=self.dtype)
+        return as_floats.to(memory_format=torch.channels_last) if self.training.channels_last else as_floats
+
+    def _labels(self, images: ImageSet, indices: Tensor) -> Tensor:
+        return images.labels.index_select(0, indices.to(images.labels.device)).to(self.device)
+
+    def _mixed(
+        self, mixing: Mixing, images: Tensor, labels: Tensor, *, indices: Tensor, view: int
+    ) -> tuple[Tensor, Tensor]:
+        """Images mixed with other training images in the same view, and their labels' probabilities."""
+        words = mixing.words(indices.to(self.device), seed=self.augmentation_seed, view=view)
+        partners = mixing.partners(words, images=len(self.train.labels))
+        mixed, share = mixing.mixed(images, self._images(self.train, partners, view), words)
+        others = self._labels(self.train, partners)
+        return mixed, soft_targets(labels, others, share, classes=self.classes).to(self.dtype)
 
     def _teach(
         self, images: Tensor, indices: Tensor, view: int, teaching: Teaching
@@ -136,5 +170,35 @@ class Batches:
         if kept is not None and set(teaching.stages) <= set(kept.stages):
             logits, maps = kept.read(indices, view, teaching.stages)
             return logits.to(self.device), {stage: value.to(self.device) for stage, value in maps.items()}
+        return self._asked(self.teacher, images, teaching.stages)
+
+    def _asked(
+        self, teacher: TappedModel, images: Tensor, stages: Sequence[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The teacher's outputs, computed in the parts in which the student sees the images."""
+        parts = []
         with torch.no_grad():
-            return self.teacher.forward_taps(images, teaching.stages)
+            for part in images.tensor_split(min(self.training.accumulate_parts, len(images))):
+                parts.append(forward_taps(teacher, part, stages, precision=self.training.precision))
+        if len(parts) == 1:
+            return parts[0]
+        logits = torch.cat([logits for logits, _ in parts])
+        return logits, {
+            stage: torch.cat([maps[stage] for _, maps in parts]) for stage in dict.fromkeys(stages)
+        }
+
+
+def require_known_augmentation(name: str) -> None:
+    """Raise SearchProblem unless there is an augmentation policy of that name."""
+    try:
+        get(Kind.AUGMENTATION, name)
+    except UnknownMethodError as error:
+        raise SearchProblem(f"training.augmentation: {error}", code="unknown_method") from error
+
+
+def resident(images: ImageSet, device: torch.device) -> ImageSet:
+    """The images on the device, where it is a GPU on which they take little room; else where they are."""
+    if device.type != "cuda" or images.images.nbytes > RESIDENT_BYTES:
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.to(device) if images.images.nbytes < free / 8 else images

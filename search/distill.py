@@ -1,8 +1,8 @@
 """The one training loop: all arms, the teacher too, are runs of it.
 
-A run is a function of its parameters, data and seed. Data order, augmentation and dropout of a step are pure
-functions of (seed, step), so that the whole state is one dict and a continued run is bitwise the same on the
-CPU.
+A run is a function of its parameters, data and seed. Data order, augmentation, mixing and dropout of a step
+are pure functions of (seed, step), so that generators and the sampler's position need no keeping: the whole
+state is one dict, and a continued run is bitwise the same on the CPU.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from search.averaging import WeightAverage
 from search.batches import Batch, Batches, TeacherOutputs, Teaching
+from search.compilation import compiled
 from search.data import ImageSet
 from search.hypergradient import Approximation, build_approximation
 from search.learning import ProcessLearning, training_seed
+from search.loss_scaling import LossScaling
 from search.losses import DistillationLosses
 from search.models import TappedModel
 from search.optimizers import make_optimizer, make_schedule
+from search.precision import forward_taps
 from search.problems import require_finite
 from search.process import Effective, LearnedProcess, ReplayedProcess
 from search.randomness import Seeded
@@ -70,14 +74,15 @@ class Distillation:
     ) -> None:
         self.material, self.parameters, self.training = material, parameters, training
         self.seed, self.device = seed, torch.device(device)
-        self.student = material.student.to(self.device).train()
-        self.teacher = material.teacher.to(self.device).eval() if material.teacher else None
+        self.student = self._placed(material.student).train()
+        self.teacher = self._placed(material.teacher).eval() if material.teacher else None
         process, learn = parameters.process, parameters.learn
         self.losses = DistillationLosses(
             process,
             teacher=self.teacher.stages if self.teacher else [],
             student=self.student.stages,
             seed=seed,
+            label_smoothing=training.label_smoothing,
         ).to(self.device)
         self.batches = Batches(
             material.train,
@@ -87,13 +92,23 @@ class Distillation:
             augmentation_seed=augmentation_seed,
             device=self.device,
             dtype=next(self.student.parameters()).dtype,
+            classes=self._classes,
             teacher=self.teacher,
             teacher_outputs=material.teacher_outputs,
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = min(parameters.epochs * self.steps_per_epoch, max_steps or 10**12)
-        self.optimizer = make_optimizer(training, [*self.student.parameters(), *self.losses.parameters()])
-        self.schedule = make_schedule(training, self.optimizer, self.total_steps)
+        self.optimizer = make_optimizer(
+            training, student=self.student, losses=self.losses, device=self.device
+        )
+        self.schedule = make_schedule(
+            training, self.optimizer, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
+        self.scaling = LossScaling(training.precision, self.device)
+        self.average = (
+            WeightAverage(self.student, decay=training.ema_decay) if training.ema_decay is not None else None
+        )
+        self._forward = compiled(forward_taps) if training.torch_compile else forward_taps
         self.learned = LearnedProcess(process, learn) if learn else None
         self.process: LearnedProcess | ReplayedProcess = self.learned or ReplayedProcess(process)
         self.learning = (
@@ -129,35 +144,61 @@ class Distillation:
         effective = self.process.at(self.step / self.total_steps)
         active = self.active(effective)
         batch = self.batch(active)
-        with Seeded(training_seed(self.seed, self.step), self.device):
-            logits, maps = self.student.forward_taps(batch.images, self.losses.student_stages(active))
+        parts = batch.parts(self.training.accumulate_parts)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = [
+            self._backward(part, len(parts), number, effective, active) for number, part in enumerate(parts)
+        ]
+        self._step(batch, effective, active)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.schedule.step(self.step + 1)
+        if self.average is not None:
+            self.average.update(self.student, self.step + 1)
+        return lambda: {
+            "loss": sum(float(loss) for loss, _ in losses),
+            "cross_entropy": sum(float(cross_entropy) for _, cross_entropy in losses),
+            "learning_rate": rate,
+            **self.scaling.figures(),
+            **effective.figures(self.parameters.process),
+        }
+
+    def _backward(
+        self, part: Batch, parts: int, number: int, effective: Effective, active: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of a part of the batch are added up; its shares of loss and cross-entropy."""
+        with Seeded(training_seed(self.seed, self.step, number), self.device):
+            logits, maps = self._forward(
+                self.student, part.images, self._stages(active), precision=self.training.precision
+            )
             loss, cross_entropy = self.losses.total(
                 effective,
                 active=active,
                 student_logits=logits,
-                teacher_logits=batch.teacher_logits,
+                teacher_logits=part.teacher_logits,
                 student_maps=maps,
-                teacher_maps=batch.teacher_maps,
-                targets=batch.targets,
+                teacher_maps=part.teacher_maps,
+                targets=part.targets,
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._step(batch, effective, active)
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.schedule.step()
-        return lambda: {
-            "loss": float(loss.detach()),
-            "cross_entropy": float(cross_entropy.detach()),
-            "learning_rate": rate,
-            **effective.figures(self.parameters.process),
-        }
+        if parts > 1:
+            loss, cross_entropy = loss / parts, cross_entropy / parts
+        self.scaling.scaled(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), cross_entropy.detach()
+
+    def _stages(self, active: tuple[int, ...]) -> list[int]:
+        """The student's stages to be read. A compiled pass reads all that any pathway needs: each other set
+        would be compiled anew.
+        """
+        return self.losses.student_stages(None if self.training.torch_compile else active)
 
     def _step(self, batch: Batch, effective: Effective, active: tuple[int, ...]) -> None:
-        if self.learning is not None:
+        is_taken = self.scaling.unscale(self.optimizer)
+        if self.learning is not None and is_taken:
             self.learning.before(self.step)
-        self.optimizer.step()
-        if self.learning is not None:
+        self.scaling.step(self.optimizer)
+        if self.learning is not None and is_taken:
             self.learning.after(self.step, batch=batch, effective=effective, active=active)
+        if self.learning is not None and not is_taken:
+            self.learning.skipped(self.step)
 
     def active(self, effective: Effective) -> tuple[int, ...]:
         """The pathways to be computed at this step: all at the first, which measures their scales; later
@@ -191,10 +232,25 @@ class Distillation:
     def _report(self, figures: dict[str, float]) -> Report:
         is_validation = self._is_validation_due
         if is_validation and self.material.validate is not None:
-            figures = figures | self.material.validate(self.student)
+            figures = figures | self.material.validate(self.trained)
             self.student.train()
         require_finite(figures, step=self.step)
         return Report(self.step, self.step / self.steps_per_epoch, figures, is_validation)
+
+    @property
+    def trained(self) -> TappedModel:
+        """What is evaluated and exported: the average of the student's weights where one is kept."""
+        return self.student if self.average is None else self.average.model
+
+    @property
+    def _classes(self) -> int:
+        classes: Any = self.student.network.num_classes
+        return int(classes)
+
+    def _placed(self, model: TappedModel) -> TappedModel:
+        memory_format = torch.channels_last if self.training.channels_last else torch.preserve_format
+        placed: TappedModel = model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        return placed
 
     def recorded(self) -> Process:
         """The process as replayed or as learned so far, with the scales measured."""
@@ -209,6 +265,8 @@ class Distillation:
             "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaling": self.scaling.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
             "process": self.process.state(),
             "learning": self.learning.state() if self.learning else {},
         }
@@ -221,6 +279,9 @@ class Distillation:
         self.losses.is_measured = self.step > 0
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaling.load_state_dict(state["scaling"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.process.load(state["process"])
         if self.learning is not None:
             self.learning.load(state["learning"])

@@ -30,10 +30,19 @@ class DistillationLosses(nn.Module):
 
     scales: Tensor
 
-    def __init__(self, process: Process, *, teacher: list[Stage], student: list[Stage], seed: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        *,
+        teacher: list[Stage],
+        student: list[Stage],
+        seed: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         require_fitting(process, teacher=teacher, student=student)
         self.process = process
+        self.label_smoothing = label_smoothing
         self.pathways = nn.ModuleList(
             build_pathway(
                 pathway,
@@ -138,9 +147,10 @@ class DistillationLosses(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The training loss of the active pathways, and the cross-entropy within it; both scalars.
 
-        Differentiable in the effective weights and temperatures too.
+        Targets are classes (B,) or, where images are mixed, probabilities (B, K). Differentiable in the
+        effective weights and temperatures too.
         """
-        cross_entropy = F.cross_entropy(student_logits, targets)
+        cross_entropy = F.cross_entropy(student_logits, targets, label_smoothing=self.label_smoothing)
         loss = effective.cross_entropy_weight * cross_entropy
         values = self.pathway_losses(student_maps, teacher_maps, active)
         if len(values):

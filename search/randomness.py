@@ -11,14 +11,29 @@ class Seeded:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed = seed
-        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        self._generators = _generators(device)
+        self._states: list[Tensor] = []
 
     def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self.seed)
+        self._states = [generator.get_state() for generator in self._generators]
+        for generator in self._generators:
+            generator.manual_seed(self.seed)
 
     def __exit__(self, *error: object) -> None:
-        self._fork.__exit__(*error)  # type: ignore[arg-type]
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """The CPU's, and that of the device."""
+    found: list[torch.Generator] = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        index = torch.cuda.current_device() if device.index is None else device.index
+        found.append(torch.cuda.default_generators[index])
+    if device.type == "mps":
+        found.append(torch.mps._get_default_mps_generator())
+    return found
 
 
 def permutation(size: int, seed: int) -> Tensor:

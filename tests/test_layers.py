@@ -39,7 +39,7 @@ SOLE_IMPORTERS = {
     "jinja2": ("service.web",),
     "fsspec": ("service.remote_files",),
     "httpx": ("limbeck",),
-    "timm": ("search.models", "search.cifar_nets"),
+    "timm": ("search.models", "search.cifar_nets", "search.optimizers", "search.averaging"),
     "safetensors": ("search.weights",),
     "sklearn": ("search.datasets",),
     "kornia": ("search.augment",),

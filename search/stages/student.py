@@ -14,8 +14,8 @@ from search.evaluate import EVALUATION_BATCH, evaluate
 from search.models import TappedModel, export_student, weights_sha256
 from search.randomness import mix
 from search.records import RunParameters, RunResult
-from search.stages.material import LoadedTeacher, build, dataset_of, teacher_logits, teacher_of
-from search.teacher_cache import TeacherCache
+from search.stages.kept_outputs import kept_outputs
+from search.stages.material import build, dataset_of, teacher_logits, teacher_of
 from search.trial import Outcome, Purpose, TrialSetting
 
 
@@ -33,8 +33,10 @@ class StudentRun:
         self.is_proof = self.parameters.splits == "proof"
         self.judged = self.dataset.splits["test" if self.is_proof else "validation"]
         self.run = self._open()
+        self.earlier_cache_seconds = 0.0
         if state is not None:
             self.run.load(state)
+            self.earlier_cache_seconds = float(state.get("cache_seconds", 0.0))
 
     def _open(self) -> Distillation:
         setting, splits = self.setting, self.dataset.splits
@@ -45,12 +47,13 @@ class StudentRun:
         if process.logit_losses or process.pathways:
             teacher = teacher_of(setting)
         train = self.dataset.training_images(self.parameters.splits)
+        self.kept = kept_outputs(setting, self.parameters, teacher.model, train) if teacher else None
         material = Material(
             student=student,
             teacher=teacher.model if teacher else None,
             train=train,
             meta=splits["meta"],
-            teacher_outputs=self._kept_outputs(teacher, train) if teacher else None,
+            teacher_outputs=self.kept,
             validate=None if self.is_proof else self._validator(splits["validation"]),
         )
         return Distillation(
@@ -61,17 +64,6 @@ class StudentRun:
             augmentation_seed=setting.spec.data.splits.seed,
             device=setting.device,
             max_steps=setting.max_steps,
-        )
-
-    def _kept_outputs(self, teacher: LoadedTeacher, train: ImageSet) -> TeacherCache:
-        """The teacher's outputs on augmented images, computed once per node when they are first needed."""
-        return TeacherCache(
-            self.setting.places.cache_directory,
-            teacher=teacher.model,
-            images=train,
-            policy=self.setting.spec.training.augmentation,
-            seed=self.setting.spec.data.splits.seed,
-            device=self.setting.device,
         )
 
     def _validator(self, images: ImageSet) -> Any:
@@ -91,7 +83,12 @@ class StudentRun:
         return self.run.steps()
 
     def state(self) -> bytes:
-        return to_bytes(self.run.state())
+        return to_bytes({**self.run.state(), "cache_seconds": self._cache_seconds})
+
+    @property
+    def _cache_seconds(self) -> float:
+        """Spent so far on computing the teacher's cached outputs, or on waiting for who does."""
+        return self.earlier_cache_seconds + (self.kept.seconds if self.kept else 0.0)
 
     def _teacher_logits(self) -> Tensor | None:
         if self.setting.places.teacher_file is None:
@@ -100,7 +97,7 @@ class StudentRun:
 
     def outcome(self) -> Outcome:
         found = evaluate(
-            self.run.student,
+            self.run.trained,
             self.judged,
             batch_size=EVALUATION_BATCH,
             device=self.setting.device,
@@ -114,12 +111,13 @@ class StudentRun:
             loss=found.loss,
             images=found.images,
             steps=self.run.step,
-            seconds=self.run.seconds,
+            seconds=self.run.seconds - self._cache_seconds,
+            cache_seconds=self._cache_seconds,
             process=self.run.recorded(),
-            student_sha256=weights_sha256(self.run.student),
+            student_sha256=weights_sha256(self.run.trained),
         )
         files = {}
         if self.is_proof:
             files["student.safetensors"] = self.setting.places.trial_directory / "student.safetensors"
-            export_student(self.run.student, files["student.safetensors"], {"limbeck.role": "student"})
+            export_student(self.run.trained, files["student.safetensors"], {"limbeck.role": "student"})
         return Outcome(result.model_dump(mode="json"), files)

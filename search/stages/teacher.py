@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,13 @@ class TeacherRun:
 
     def outcome(self) -> Outcome:
         file = self.setting.places.trial_directory / "teacher.safetensors"
-        export_student(self.model, file, {"limbeck.role": "teacher"})
+        model = self.run.trained if self.run is not None else self.model
+        export_student(model, file, {"limbeck.role": "teacher"})
         if self.run is not None and self.cached is not None:
             _keep(file, self.cached)
-        accuracy = accuracy_on(self.model, self.dataset.splits["validation"], self.setting.device)
+        accuracy = accuracy_on(model, self.dataset.splits["validation"], self.setting.device)
         result = TeacherResult(
-            accuracy=accuracy, weights_sha256=weights_sha256(self.model), cached=self.was_cached
+            accuracy=accuracy, weights_sha256=weights_sha256(model), cached=self.was_cached
         )
         return Outcome(result.model_dump(mode="json"), {"teacher.safetensors": file})
 
@@ -128,6 +130,7 @@ def _teacher_training(setting: TrialSetting) -> Training:
             "schedule": "onecycle",
             "learning_rate": own.learning_rate,
             "batch_size": own.batch_size,
+            "accumulate_parts": gcd(setting.spec.training.accumulate_parts, own.batch_size),
         }
     )
 
