@@ -1,0 +1,90 @@
+"""How much of the CIFAR-10 benchmark is run, and what that will take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+PROOF_IMAGES, SEARCH_IMAGES = 5000, 3000
+REPLAY_STEP = 1.15
+"""A replayed step over a plain KD step, before it is measured."""
+CANDIDATES = 3.5
+"""Edits of a learned process that are replayed on validation."""
+SHORTEST_LONG = 12
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One part of the benchmark. `curve`, `searched_curve`: other numbers of epochs that plain KD and the
+    searched process train for, as shares of `epochs`."""
+
+    epochs: int
+    search_epochs: int
+    trials: int
+    rounds: int = 1
+    replay_seeds: int = 1
+    curve: tuple[float, ...] = ()
+    searched_curve: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Form:
+    """Both schedules, the numbers of seeds, and the wall time to which the long schedule is cut."""
+
+    short: Schedule
+    long: Schedule
+    seeds: int
+    longer_seeds: int
+    orientation_seeds: int
+    minutes: float
+
+
+FULL = Form(
+    short=Schedule(10, 10, trials=2, replay_seeds=2),
+    long=Schedule(60, 20, trials=1, replay_seeds=2, curve=(0.25, 0.5, 2.0), searched_curve=(0.25, 0.5)),
+    seeds=5,
+    longer_seeds=3,
+    orientation_seeds=2,
+    minutes=115,
+)
+QUICK = Form(
+    short=Schedule(6, 6, trials=1),
+    long=Schedule(24, 8, trials=1, curve=(0.5, 2.0), searched_curve=(0.5,)),
+    seeds=2,
+    longer_seeds=1,
+    orientation_seeds=1,
+    minutes=19,
+)
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Seconds of a step with all processes at work: plain KD, and a search step with its update."""
+
+    kd: float
+    search: float
+
+
+def device_seconds(form: Form, schedule: Schedule, step: StepSeconds, *, batch: int = 128) -> float:
+    """What one schedule will take, over all processes; evaluations left out."""
+    proof_epoch, search_epoch = PROOF_IMAGES // batch * step.kd, SEARCH_IMAGES // batch * step.kd
+    learning = schedule.trials + schedule.rounds - 1
+    replays = CANDIDATES * schedule.replay_seeds * search_epoch * REPLAY_STEP
+    search = schedule.search_epochs * (learning * SEARCH_IMAGES // batch * step.search + replays)
+    run = schedule.epochs * proof_epoch
+    compared = form.seeds * (2 + 2 * REPLAY_STEP) * run + form.orientation_seeds * run
+    longer = form.longer_seeds * (2 * REPLAY_STEP * run + search)
+    curves = form.orientation_seeds * (sum(schedule.curve) + REPLAY_STEP * sum(schedule.searched_curve)) * run
+    return 2 * search + compared + longer + curves
+
+
+def planned(form: Form, step: StepSeconds, *, processes: int, spent_minutes: float = 0.0) -> Form:
+    """The form with its long schedule cut, in proof and search alike, until all of it fits its minutes."""
+    room = 60 * processes * (form.minutes - spent_minutes)
+    room -= device_seconds(form, form.short, step)
+    wanted = device_seconds(form, form.long, step)
+    share = min(1.0, max(room, 0.0) / wanted)
+    epochs = max(SHORTEST_LONG, form.short.epochs, int(share * form.long.epochs))
+    if epochs >= form.long.epochs:
+        return form
+    search_epochs = max(1, round(form.long.search_epochs * epochs / form.long.epochs))
+    return replace(form, long=replace(form.long, epochs=epochs, search_epochs=search_epochs))
