@@ -161,6 +161,7 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
             learning_rate=_number(choices["process_learning_rate"]),
             update_every_steps=int(_number(choices["update_every_steps"])),
             normalisation=settings.normalisation,
+            pathway_weight_factor=settings.pathway_weight_factor,
             learn_temperatures=settings.learn_temperatures,
             tie_temperatures=settings.tie_temperatures,
             hypergradient=settings.hypergradient,

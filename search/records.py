@@ -102,6 +102,7 @@ class Learning(RecipeModel):
     learning_rate: Annotated[float, Field(gt=0)]
     update_every_steps: Annotated[int, Field(gt=0)] = 1
     normalisation: str = "softplus"
+    pathway_weight_factor: Annotated[float, Field(gt=0)] = 1.0
     learn_temperatures: bool = True
     tie_temperatures: bool = False
     hypergradient: str = "exact"
@@ -139,7 +140,10 @@ class RunResult(RecipeModel):
     loss: float
     images: int = Field(description="Images of the split that was read.")
     steps: int
-    seconds: float
+    seconds: float = Field(description="Of the steps, without computing the teacher's cached outputs.")
+    cache_seconds: float = Field(
+        default=0.0, description="Computing the teacher's cached outputs, or waiting for who does."
+    )
     process: Process = Field(description="As replayed, or as learned: with measured scales.")
     student_sha256: str | None = None
 

@@ -253,7 +253,13 @@ class ProcessSettings(SpecModel):
 
     normalisation: Name = Field(
         default="softplus",
-        description="`softplus`: independent weights on unit-scaled losses; `biased_softmax`: DistPro's.",
+        description="`softplus`: independent weights on unit-scaled losses; `biased_softmax` and others: "
+        "DistPro's; GET /v1/methods lists all.",
+    )
+    pathway_weight_factor: PositiveFloat = Field(
+        default=1.0,
+        description="What normalised pathway weights are multiplied by, and starting weights divided by: "
+        "where a normalisation bounds them, this sets the bound.",
     )
     initial_pathway_weight: PositiveFloat = Field(default=0.05, description="On the unit-scaled loss.")
     initial_logit_weight: PositiveFloat = Field(default=1.0, description="Of each logit loss.")
@@ -271,7 +277,7 @@ class ProcessSettings(SpecModel):
         default=1, description="Steps after which the meta loss judges; each update reverses so many."
     )
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Above 0: an average of the process with this decay is used and recorded."
+        default=0.0, description="Above 0: an average of the learned process with this decay is recorded."
     )
     skip_below: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.005, description="A pathway of less weight is not computed."

@@ -3,10 +3,10 @@
 Contracts. A transform is an `nn.Module` class `(student: Stage, teacher: Stage)`; `forward(student_map
 (B, Cs, Hs, Ws), teacher_shape (Ct, Ht, Wt))` gives (B, Ct, Ht, Wt). A distance is a function
 `(student_map, teacher_map) -> 0-dim mean`, both (B, C, H, W) of one spatial size; no gradient reaches the
-teacher's map. A distance is 0 between equal maps and about 1 between independent normal maps of unit variance,
-whatever their sizes, so that one range of weights fits all; it is 0 where a map cannot say anything (one place, a
-batch of one). All formulas are free of in-place operations, can be differentiated twice, stay finite on silent and
-on constant maps, and run in float64 and under forward-mode AD.
+teacher's map. A distance is 0 between equal maps and about 1 between independent normal maps of unit
+variance, whatever their sizes, so that one range of weights fits all; it is 0 where a map cannot say anything
+(one place, a batch of one). All formulas are free of in-place operations, can be differentiated twice, stay
+finite on silent and on constant maps, and run in float64 and under forward-mode AD.
 """
 
 import torch

@@ -94,6 +94,7 @@ class PreflightRun:
         return Learning(
             learning_rate=0.01,
             normalisation=self.setting.spec.search.process.normalisation,
+            pathway_weight_factor=self.setting.spec.search.process.pathway_weight_factor,
             meta_batch_size=self.setting.spec.search.process.meta_batch_size,
         )
 

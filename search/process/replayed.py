@@ -1,0 +1,44 @@
+"""A recorded process, played over any number of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from search.process.effective import Effective
+from search.process_table import ProcessTable
+from search.recipe import Process
+
+
+class ReplayedProcess:
+    """A recorded process, linearly interpolated to any number of steps; constant if it has one point."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self._table = ProcessTable(process)
+
+    def at(self, progress: float) -> Effective:
+        """What holds at this progress in [0, 1]."""
+        row = torch.from_numpy(self._table.at(progress))
+        return Effective(self.process.cross_entropy_weight, *row.tensor_split(self._table.cuts))
+
+    def recorded(self, scales: list[float]) -> Process:
+        """The process itself, with the scales that this replay measured."""
+        return with_scales(self.process, scales)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: a replay is a function of progress."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing to continue from."""
+
+
+def with_scales(process: Process, scales: list[float]) -> Process:
+    """A copy whose pathways carry the scales once measured."""
+    pathways = [
+        pathway.model_copy(update={"scale": scale})
+        for pathway, scale in zip(process.pathways, scales, strict=True)
+    ]
+    return Process.model_validate(process.model_copy(update={"pathways": pathways}).model_dump())
