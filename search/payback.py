@@ -81,8 +81,8 @@ def _regime(longer_over_tuned: Difference, epochs: int) -> str:
     gain = f"longer minus tuned KD is {longer_over_tuned.in_words()}"
     if longer_over_tuned.lower > 0:
         return (
-            f"Here training longer still helps KD ({gain}), so its epochs compete with the search: try proof "
-            f"with more epochs, up to about {epochs}, to see what remains of the gain."
+            f"Here training longer still helps KD: {gain}. So epochs compete with the search; with up to "
+            f"about {epochs} epochs proof would show what remains of the gain."
         )
     return (
         f"Training longer is not shown to help KD any more ({gain}): what the search gains is not bought so."

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from search.job_file import write_whole
 from search.live_progress import LiveProgress
@@ -73,7 +72,7 @@ def main(
         console.print(f"Interrupted; the same command goes on from what is in {work}.", highlight=False)
         raise
     _write(job, out, report)
-    print_report(Console(), report)
+    print_report(report)
     console.print(f"wrote report.json, {' and '.join(RESULTS)} into {out}", highlight=False)
 
 

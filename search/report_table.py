@@ -9,14 +9,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+PIPED_WIDTH = 120
 
-def print_report(console: Console, report: Mapping[str, Any]) -> None:
-    """The whole report; wider than 80 columns only where the console is."""
-    console.print(report_table(report))
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The whole report on standard output; where that is no terminal, as wide as the table needs."""
+    console = Console()
+    Console(width=None if console.is_terminal else PIPED_WIDTH).print(report_table(report))
 
 
 def report_table(report: Mapping[str, Any]) -> RenderableType:
-    """Arms with mean and standard deviation over the seeds, paired differences to tuned KD, and costs."""
+    """Arms with mean and standard deviation over the seeds, how far the searched one is ahead, and costs."""
     verdict = report["verdict"]
     parts: list[RenderableType] = [_arms(report), _replays(report)]
     parts += [Text(f"Verdict: {verdict['sentence']}", style="bold")]
@@ -31,15 +34,15 @@ def _arms(report: Mapping[str, Any]) -> Table:
         title=f"Proof: test accuracy in % on {images} images, {epochs} epochs", title_justify="left"
     )
     table.add_column("arm")
-    for name in ("mean ± sd", "over tuned KD (95% interval)", "device-s a training", "device-s to find"):
+    for name in ("mean ± sd", "searched - arm (95% interval)", "device-s a training", "device-s to find"):
         table.add_column(name, justify="right")
-    over_tuned = {one["arm"]: one for one in report["differences"] if one["baseline"] == "tuned_kd"}
+    ahead = {one["baseline"]: one for one in report["differences"] if one["arm"] == "searched"}
     for arm in report["arms"]:
         wins = arm["arm"] == report["verdict"]["proof_arm"]
         table.add_row(
             _label(arm),
             _figures(arm),
-            _difference(over_tuned.get(arm["arm"])),
+            _difference(ahead.get(arm["arm"])),
             _seconds(arm["training_device_seconds"]),
             _seconds(arm["search_device_seconds"]),
             style="bold" if wins else None,

@@ -6,6 +6,7 @@ API, client and command line all show pydantic's errors through `explain_validat
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +37,8 @@ class SpecFault:
 
 def explain_validation(error: ValidationError, model: type[BaseModel] = JobSpec) -> list[SpecFault]:
     """Pydantic's errors (at most 100) in plain words, with the nearest known field for each unknown one."""
-    return [_explain(problem, model) for problem in error.errors(include_url=False)[:MAX_FAULTS]]
+    problems = _of_one_alternative(error.errors(include_url=False)[:MAX_FAULTS])
+    return [_explain(problem, model) for problem in problems]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
@@ -49,6 +51,39 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     near = near or [candidate for candidate in by_folded if len(folded) > 2 and folded in candidate]
     names = [repr(by_folded[candidate]) for candidate in near[:SUGGESTIONS]]
     return f"did you mean {' or '.join(names)}?" if names else None
+
+
+def _of_one_alternative(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where a value may be a name or a list, pydantic lists what is wrong with it as either.
+
+    Only what is wrong with what it was meant as is kept, its place without pydantic's word for the alternative.
+    """
+    kept = []
+    for problem in problems:
+        location = tuple(problem["loc"])
+        tags = [place for place, part in enumerate(location) if _is_alternative(part)]
+        if tags:
+            asked = _was_list(problems, location[: tags[0]])
+            if location[tags[0]].startswith("list") != asked:
+                continue
+        plain = tuple(part for part in location if not _is_alternative(part))
+        kept.append({**problem, "loc": plain, "has_alternatives": bool(tags)})
+    return kept
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Whether a part of a location is no field but the name of a type, such as `list[list[int]]`."""
+    return isinstance(part, str) and part.startswith(("literal[", "list["))
+
+
+def _was_list(problems: Sequence[Mapping[str, Any]], place: Location) -> bool:
+    """Whether a list was given at this place, by the alternative that is a name."""
+    return any(
+        tuple(problem["loc"][:-1]) == place
+        and str(problem["loc"][-1]).startswith("literal[")
+        and isinstance(problem["input"], list | tuple)
+        for problem in problems
+    )
 
 
 def _explain(problem: Mapping[str, Any], model: type[BaseModel]) -> SpecFault:
@@ -76,10 +111,11 @@ def _missing_field(problem: Mapping[str, Any], location: Location, model: type[B
 
 
 def _no_such_value(problem: Mapping[str, Any], location: Location, model: type[BaseModel]) -> tuple[str, str]:
-    expected = str(problem["ctx"]["expected"])
-    guess = did_you_mean(str(problem["input"]), re.findall(r"'([^']*)'", expected))
-    remedy = f"use {expected}"
-    return f"must not be {_shown(problem['input'])}".rstrip(), f"{guess} {remedy}" if guess else remedy
+    expected, found = str(problem["ctx"]["expected"]), problem["input"]
+    guess = did_you_mean(found, re.findall(r"'([^']*)'", expected)) if isinstance(found, str) else None
+    remedy = f"use {expected}" + (", or a list" if problem.get("has_alternatives") else "")
+    said = _shown(found) or _kind(found)
+    return f"must not be {said}", f"{guess} {remedy}" if guess else remedy
 
 
 def _own_sentence(problem: Mapping[str, Any], location: Location, model: type[BaseModel]) -> tuple[str, str]:
@@ -106,6 +142,14 @@ def _type(expected: str) -> Explainer:
         return f"must be {expected}, found {said}", remedy
 
     return explain
+
+
+def _not_a_list(problem: Mapping[str, Any], location: Location, model: type[BaseModel]) -> tuple[str, str]:
+    """What a list is to hold is in the field's description."""
+    message, remedy = _type("a list")(problem, location, model)
+    example = f", such as [{json.dumps(problem['input'])}]" if isinstance(problem["input"], str) else ""
+    described = _described(model, location)
+    return message, remedy + example + (f": {described}" if described else "")
 
 
 def _length(what: str, relation: str, context: str) -> Explainer:
@@ -147,7 +191,7 @@ _WORDS: dict[str, Explainer] = {
     "float_type": _type("a number"),
     "string_type": _type("a text"),
     "bool_type": _type("true or false"),
-    "list_type": _type("a list"),
+    "list_type": _not_a_list,
     "dict_type": _type("an object"),
     "model_type": _type("an object"),
     "model_attributes_type": _type("an object"),

@@ -355,7 +355,7 @@ class TestPayback:
     @pytest.mark.parametrize(
         ("gain", "words"),
         [
-            (difference(0.08, 0.12), "Here training longer still helps KD (longer minus tuned KD is +10.0"),
+            (difference(0.08, 0.12), "Here training longer still helps KD: longer minus tuned KD is +10.0"),
             (difference(-0.01, 0.02), "Training longer is not shown to help KD any more"),
         ],
     )
