@@ -10,15 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.datasets import Contents, Entry, reader_of
+from search.datasets import Contents, Entry, Part, reader_of
 from search.datasets_file import entry_of, entry_of_directory, find_entry, read_tables
 from search.problems import SearchProblem
 from search.spec import Splits
-
-SPLITS = ("train", "meta", "validation", "test")
-META_FRACTION = 0.1
-VALIDATION_FRACTION = 0.1
-TEST_FRACTION = 0.2
+from search.splitting import deal
 
 
 @dataclass(frozen=True)
@@ -93,18 +89,18 @@ def open_dataset(
     The name is `digits`, a table of `datasets_file`, or free where `directory` holds the data set itself.
     `input_size` is the side in pixels that images are brought to; by default the data's own. Decoded images
     are kept in `cache_directory`. Raises SearchProblem: unknown_dataset, dataset_unreadable, dataset_empty,
-    dataset_one_class, dataset_labels, dataset_too_small, dataset_too_large.
+    dataset_one_class, dataset_labels, dataset_pixels, dataset_too_small, dataset_too_large.
     """
     found = entry_of_directory(name, directory) if directory else find_entry(name, datasets_file)
     entry = replace(found, cache_directory=cache_directory)
     contents = reader_of(entry).read(entry, size=input_size)
-    parts = _split(contents, splits)
+    parts = _dealt(contents, splits)
     mean, std = channel_statistics(parts["train"].images)
     return Dataset(
         name=name,
         classes=len(contents.class_names),
-        channels=contents.images.shape[1],
-        size=contents.images.shape[-1],
+        channels=contents.train.images.shape[1],
+        size=contents.train.images.shape[-1],
         splits=parts,
         content_sha256=content_sha256(contents),
         class_names=contents.class_names,
@@ -154,79 +150,19 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 def content_sha256(contents: Contents) -> str:
     """Hash of all images and labels as they are in memory, before the split."""
     digest = hashlib.sha256()
-    for tensor in (contents.images, contents.labels, contents.test_images, contents.test_labels):
-        if tensor is not None:
+    for name in (Part.TRAIN, Part.TEST, Part.VALIDATION):
+        part = contents.parts.get(name)
+        for tensor in (part.images, part.labels) if part else ():
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _split(contents: Contents, splits: Splits) -> dict[str, ImageSet]:
-    """Deal the images to the four splits, by a permutation that depends on the seed alone.
-
-    Test images come from the end of the permutation, so that asking for fewer gives a part of the same ones.
-    """
-    total = len(contents.images)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(splits.seed))
-    sizes = _sizes(contents, splits)
-    chosen: dict[str, ImageSet] = {}
-    if contents.test_images is not None and contents.test_labels is not None:
-        own = torch.randperm(len(contents.test_images), generator=torch.Generator().manual_seed(splits.seed))
-        own = own[: sizes["test"]].sort().values
-        chosen["test"] = ImageSet(contents.test_images[own], contents.test_labels[own])
-    else:
-        chosen["test"] = _take(contents, order[total - sizes["test"] :])
-    start = 0
-    for name in ("meta", "validation", "train"):
-        chosen[name] = _take(contents, order[start : start + sizes[name]])
-        start += sizes[name]
-    return {name: chosen[name] for name in SPLITS}
-
-
-def _take(contents: Contents, indices: Tensor) -> ImageSet:
-    return ImageSet(contents.images[indices], contents.labels[indices])
-
-
-def _sizes(contents: Contents, splits: Splits) -> dict[str, int]:
-    """How many images each split gets; SearchProblem when there are not enough."""
-    total = len(contents.images)
-    has_own_test = contents.test_images is not None
-    available = {
-        "train": total,
-        "test": len(contents.test_images) if contents.test_images is not None else total,
+def _dealt(contents: Contents, splits: Splits) -> dict[str, ImageSet]:
+    parts = {str(name): part for name, part in contents.parts.items()}
+    counts = {name: len(part) for name, part in parts.items()}
+    shares = deal(counts, splits, defaults=contents.default_sizes)
+    return {
+        name: ImageSet(parts[share.part].images[share.indices], parts[share.part].labels[share.indices])
+        for name, share in shares.items()
     }
-    asked = {name: getattr(splits, name) for name in SPLITS}
-    defaults = contents.default_sizes or {
-        "meta": int(total * META_FRACTION),
-        "validation": int(total * VALIDATION_FRACTION),
-        "test": available["test"] if has_own_test else int(total * TEST_FRACTION),
-    }
-    sizes = {name: asked[name] if asked[name] is not None else defaults.get(name) for name in SPLITS}
-    taken = sum(sizes[name] or 0 for name in ("meta", "validation"))
-    if not has_own_test:
-        if asked["test"] is None:  # more training images were asked for than the default leaves over
-            sizes["test"] = min(sizes["test"] or 0, total - taken - (asked["train"] or 1))
-        taken += sizes["test"] or 0
-    if sizes["train"] is None:
-        sizes["train"] = total - taken
-    _require_enough(sizes, available, total=total, has_own_test=has_own_test)
-    return {name: int(size or 0) for name, size in sizes.items()}
-
-
-def _require_enough(
-    sizes: dict[str, int | None], available: dict[str, int], *, total: int, has_own_test: bool
-) -> None:
-    dealt = [name for name in SPLITS if name != "test" or not has_own_test]
-    needed = sum(sizes[name] or 0 for name in dealt)
-    if needed > total or any((sizes[name] or 0) < 1 for name in SPLITS):
-        wish = ", ".join(f"{name} {sizes[name]}" for name in dealt)
-        raise SearchProblem(
-            f"the data set has {total} images for {', '.join(dealt)}, but the splits are {wish}; "
-            "every split needs at least one image: ask for smaller splits",
-            code="dataset_too_small",
-        )
-    if (sizes["test"] or 0) > available["test"]:
-        raise SearchProblem(
-            f"{sizes['test']} test images were asked for, but the data set has {available['test']}",
-            code="dataset_too_small",
-        )

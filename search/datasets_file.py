@@ -1,11 +1,11 @@
 """`datasets.toml`: which data sets an installation has, by name.
 
 [datasets.flowers]
-kind = "imagefolder"      # or "cifar"
+kind = "imagefolder"      # or cifar, idx, parquet, webdataset: docs/datasets.md has a table of each
 path = "flowers"          # relative to this file, or absolute
-train = "train"           # optional: folders of the parts
+train = "train"           # optional: which files are the parts, validation and test likewise
 test = "val"
-size = 64                 # optional: side in pixels; channels = 1 or 3
+size = 64                 # optional: side in pixels; channels = 1 or 3; classes = names in the labels' order
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from search.datasets import Entry, kinds
+from search.datasets.labels import MAX_CLASSES
 from search.problems import SearchProblem
+
+FALLBACK = "imagefolder"
+NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 class DatasetTable(BaseModel):
@@ -30,10 +34,21 @@ class DatasetTable(BaseModel):
 
     kind: str
     path: str
-    train: str | None = None
-    test: str | None = None
+    train: NonEmpty | None = None
+    validation: NonEmpty | None = None
+    test: NonEmpty | None = None
     size: int | None = Field(default=None, ge=8, le=4096)
     channels: Literal[1, 3] | None = None
+    classes: list[NonEmpty] | None = Field(default=None, min_length=2, max_length=MAX_CLASSES)
+    image_key: NonEmpty | None = None
+    label_key: NonEmpty | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _all_different(cls, classes: list[str] | None) -> list[str] | None:
+        if classes and (doubled := next((name for name in classes if classes.count(name) > 1), None)):
+            raise ValueError(f"{doubled!r} is named twice")
+        return classes
 
 
 def find_entry(name: str, datasets_file: Path | None) -> Entry:
@@ -72,16 +87,35 @@ def entry_of(name: str, table: Any, datasets_file: Path) -> Entry:
         raise _faulty(f"{where}: {faults}") from error
     if checked.kind not in kinds():
         raise _faulty(f"{where} has kind {checked.kind!r}; known kinds: {', '.join(kinds())}")
+    given = checked.model_dump(exclude_none=True)
+    unused = sorted(given.keys() - {"kind", "path"} - kinds()[checked.kind].settings)
+    if unused:
+        raise _faulty(f"{where}: kind {checked.kind!r} has no setting {', '.join(unused)}; remove it")
     path = datasets_file.parent / Path(checked.path).expanduser()
-    return Entry(name=name, **{**checked.model_dump(), "path": path})
+    classes = tuple(checked.classes) if checked.classes else None
+    return Entry(name=name, **{**given, "path": path, "classes": classes})
 
 
 def entry_of_directory(name: str, directory: Path) -> Entry:
-    """A data set given as a directory: CIFAR's python files where they lie, else class folders of images."""
+    """A data set given as a directory, its kind told by the names of its files.
+
+    Raises SearchProblem `dataset_unreadable` where that is not clear, `dataset_empty` where nothing is known.
+    """
     if not directory.is_dir():
         raise _faulty(f"{directory} is not a directory")
-    is_cifar = any((directory / file).is_file() for file in ("data_batch_1", "train"))
-    return Entry(name=name, kind="cifar" if is_cifar else "imagefolder", path=directory)
+    found = [kind for kind, reader in kinds().items() if kind != FALLBACK and reader.recognises(directory)]
+    if len(found) > 1:
+        raise _faulty(
+            f"{directory} holds files of several kinds ({', '.join(found)}): keep one, or name it in a "
+            f"datasets.toml with its kind, and give that with --datasets-file"
+        )
+    if not found and not kinds()[FALLBACK].recognises(directory):
+        raise SearchProblem(
+            f"{directory} holds no data set of a known kind ({', '.join(kinds())}): it has neither class "
+            "folders nor files with the names that docs/datasets.md lists",
+            code="dataset_empty",
+        )
+    return Entry(name=name, kind=found[0] if found else FALLBACK, path=directory)
 
 
 def name_of_directory(directory: Path) -> str:

@@ -44,6 +44,7 @@ SOLE_IMPORTERS = {
     "sklearn": ("search.datasets",),
     "kornia": ("search.augment",),
     "PIL": ("search.datasets",),
+    "pyarrow": ("search.datasets",),
 }
 
 # What the base installation is enough for, and what only the extras bring.

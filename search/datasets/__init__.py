@@ -3,9 +3,9 @@
 `search.data` is the only caller. A new kind is one new file here.
 """
 
-from search.datasets.contents import Contents, Entry, kinds, reader_of
+from search.datasets.contents import Contents, Entry, Labelled, Part, kinds, reader_of
 from search.registry import import_siblings
 
 import_siblings(__name__, list(__path__))
 
-__all__ = ["Contents", "Entry", "kinds", "reader_of"]
+__all__ = ["Contents", "Entry", "Labelled", "Part", "kinds", "reader_of"]

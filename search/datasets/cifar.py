@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from search.datasets.contents import Contents, Entry, register_kind
+from search.datasets.arrays import brought_to
+from search.datasets.contents import Contents, Entry, Labelled, register_kind
+from search.datasets.decoded import require_room
+from search.datasets.places import require_inside, root_of
 from search.datasets.restricted_pickle import read_pickle
 from search.problems import SearchProblem
 
@@ -21,35 +23,29 @@ _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 def describe(entry: Entry) -> dict[str, int | None]:
     """What the catalogue says; only the small file of class names is read."""
-    root = _root(entry)
+    root = root_of(entry)
     images = 60_000 if (root / "train").is_file() or (root / _BATCHES[-1]).is_file() else None
-    return {"classes": len(_class_names(root)), "channels": CHANNELS, "size": OWN_SIZE, "images": images}
+    return {
+        "classes": len(entry.classes or _class_names(root)),
+        "channels": entry.channels or CHANNELS,
+        "size": entry.size or OWN_SIZE,
+        "images": images,
+    }
 
 
-@register_kind("cifar", describe=describe)
+def recognises(directory: Path) -> bool:
+    """Whether CIFAR's own files lie there."""
+    return any((directory / name).is_file() for name in (*_BATCHES, "train"))
+
+
+@register_kind("cifar", describe=describe, recognises=recognises, settings=("size", "channels", "classes"))
 def read(entry: Entry, *, size: int | None) -> Contents:
     """The training and test files of a directory such as `cifar-10-batches-py` or `cifar-100-python`."""
-    root = _root(entry)
+    root = root_of(entry)
     train = [root / name for name in _BATCHES if (root / name).is_file()] or [root / "train"]
     test = root / "test_batch" if (root / "test_batch").is_file() else root / "test"
-    images, labels = _read_files(train)
-    test_images, test_labels = _read_files([test])
-    side = size or entry.size or OWN_SIZE
-    return Contents(
-        images=_resized(images, side),
-        labels=labels,
-        class_names=_class_names(root),
-        test_images=_resized(test_images, side),
-        test_labels=test_labels,
-    )
-
-
-def _root(entry: Entry) -> Path:
-    if entry.path is None or not entry.path.is_dir():
-        raise SearchProblem(
-            f"data set {entry.name!r}: {entry.path} is not a directory", code="dataset_unreadable"
-        )
-    return entry.path
+    names = list(entry.classes or _class_names(root))
+    return Contents(_read_files(entry, train, size), names, test=_read_files(entry, [test], size))
 
 
 def _class_names(root: Path) -> list[str]:
@@ -61,9 +57,15 @@ def _class_names(root: Path) -> list[str]:
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _read_files(paths: list[Path]) -> tuple[Tensor, Tensor]:
+def _read_files(entry: Entry, paths: list[Path], size: int | None) -> Labelled:
+    for path in paths:
+        require_inside(path, root_of(entry))
     parts = [_read_file(path) for path in paths]
-    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+    images = torch.cat([images for images, _ in parts])
+    labels = torch.cat([labels for _, labels in parts])
+    side, channels = size or entry.size or OWN_SIZE, entry.channels or CHANNELS
+    require_room(len(images), channels=channels, size=side)
+    return Labelled(brought_to(images, size=side, channels=channels), labels)
 
 
 def _read_file(path: Path) -> tuple[Tensor, Tensor]:
@@ -85,22 +87,6 @@ def _first(contents: dict[bytes, Any], path: Path, *keys: bytes) -> Any:
         if key in contents:
             return contents[key]
     raise _malformed(path, f"it has no entry {' or '.join(key.decode() for key in keys)}")
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    """At another side, by bilinear interpolation, a thousand images at a time to bound the memory."""
-    if images.shape[-1] == size:
-        return images
-    parts = [
-        functional.interpolate(
-            part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=size < OWN_SIZE
-        )
-        .round()
-        .clamp(0, 255)
-        .to(torch.uint8)
-        for part in torch.split(images, 1000)
-    ]
-    return torch.cat(parts)
 
 
 def _malformed(path: Path, reason: str) -> SearchProblem:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -13,57 +14,104 @@ from torch import Tensor
 from search.problems import SearchProblem
 
 
+class Part(StrEnum):
+    """A part that a data set may come in; only `train` must be there."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A data set as an installation names it: a table of `datasets.toml`, or a directory."""
+    """A data set as an installation names it: a table of `datasets.toml`, or a directory.
+
+    `train`, `validation` and `test` say which files are that part, in the kind's own way; `classes` are
+    names in the order of the labels; `image_key` and `label_key` are a column or field.
+    """
 
     name: str
     kind: str
     path: Path | None = None
     train: str | None = None
+    validation: str | None = None
     test: str | None = None
     size: int | None = None
     channels: int | None = None
+    classes: tuple[str, ...] | None = None
+    image_key: str | None = None
+    label_key: str | None = None
     cache_directory: Path | None = None
+
+    def named(self, part: Part) -> str | None:
+        """What the table says of a part."""
+        return {Part.TRAIN: self.train, Part.VALIDATION: self.validation, Part.TEST: self.test}[part]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images uint8 (N, C, S, S), channels first, and labels int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All images of a data set, decoded: uint8 (N, C, S, S), labels int64 (N,).
+    """All images of a data set, decoded; `validation` and `test` are its own parts where it has them."""
 
-    `test_images` and `test_labels` are the data set's own test part where it has one.
-    """
-
-    images: Tensor
-    labels: Tensor
+    train: Labelled
     class_names: list[str]
-    test_images: Tensor | None = None
-    test_labels: Tensor | None = None
+    validation: Labelled | None = None
+    test: Labelled | None = None
     default_sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what no training could use."""
         classes = len(self.class_names)
-        _check(self.images, self.labels, classes=classes)
-        if self.test_images is not None and self.test_labels is not None:
-            _check(self.test_images, self.test_labels, classes=classes)
-        used = len(torch.unique(self.labels))
-        if used < 2:
+        for name, part in self.parts.items():
+            _check(name, part, classes=classes)
+        if len(torch.unique(self.train.labels)) < 2:
             raise SearchProblem(
-                f"all images of the data set are of one class out of {classes}; at least two are needed",
+                f"all training images of the data set are of one class out of {classes}; at least two are "
+                "needed: add images of other classes, or check where their labels are read from",
                 code="dataset_one_class",
             )
 
+    @classmethod
+    def of(cls, parts: Mapping[Part, Labelled], class_names: list[str]) -> Contents:
+        """The same, of parts by name."""
+        return cls(
+            parts[Part.TRAIN],
+            class_names,
+            validation=parts.get(Part.VALIDATION),
+            test=parts.get(Part.TEST),
+        )
 
-def _check(images: Tensor, labels: Tensor, *, classes: int) -> None:
-    if len(images) == 0:
-        raise SearchProblem("the data set has no images", code="dataset_empty")
-    if len(images) != len(labels):
-        raise SearchProblem(f"{len(images)} images but {len(labels)} labels", code="dataset_unreadable")
-    low, high = (int(value) for value in torch.aminmax(labels))
+    @property
+    def parts(self) -> dict[Part, Labelled]:
+        """The parts that there are."""
+        all_parts = {Part.TRAIN: self.train, Part.VALIDATION: self.validation, Part.TEST: self.test}
+        return {name: part for name, part in all_parts.items() if part is not None}
+
+
+def _check(name: Part, part: Labelled, *, classes: int) -> None:
+    if len(part.images) == 0:
+        raise SearchProblem(f"the {name} part of the data set has no images", code="dataset_empty")
+    if len(part.images) != len(part.labels):
+        raise SearchProblem(
+            f"the {name} part has {len(part.images)} images but {len(part.labels)} labels: take both from "
+            "the same copy of the data",
+            code="dataset_unreadable",
+        )
+    low, high = (int(value) for value in torch.aminmax(part.labels))
     if low < 0 or high >= classes:
         raise SearchProblem(
-            f"labels run from {low} to {high}, but there are {classes} classes (0 to {classes - 1})",
+            f"labels run from {low} to {high} in the {name} part, but there are {classes} classes "
+            f"(0 to {classes - 1}): number the classes from 0, and leave out images without a label",
             code="dataset_labels",
         )
 
@@ -78,37 +126,50 @@ class Reader(Protocol):
 
 
 class Describer(Protocol):
-    """Says cheaply, without decoding, what a data set holds: classes, channels, size, images."""
+    """Says cheaply, without decoding, what a data set holds: classes, channels, size, images.
+
+    None where finding out would mean reading all of it.
+    """
 
     def __call__(self, entry: Entry) -> dict[str, int | None]: ...
 
 
+class Recogniser(Protocol):
+    """Whether a directory holds a data set of this kind, by the names of its files."""
+
+    def __call__(self, directory: Path) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One kind of data set."""
+    """One kind of data set; `settings` are the optional keys of its table in `datasets.toml`."""
 
     read: Reader
     describe: Describer
+    recognises: Recogniser
+    settings: frozenset[str]
 
 
 _kinds: dict[str, Kind] = {}
 
 
-def register_kind(name: str, *, describe: Describer) -> Callable[[Reader], Reader]:
+def register_kind(
+    name: str, *, describe: Describer, recognises: Recogniser, settings: Collection[str]
+) -> Callable[[Reader], Reader]:
     """Register the decorated reader as a kind of data set."""
 
     def decorate(read: Reader) -> Reader:
         if name in _kinds:
             raise ValueError(f"data set kind {name!r} is already registered")
-        _kinds[name] = Kind(read=read, describe=describe)
+        _kinds[name] = Kind(read, describe, recognises, frozenset(settings))
         return read
 
     return decorate
 
 
-def kinds() -> list[str]:
-    """All kinds, sorted."""
-    return sorted(_kinds)
+def kinds() -> dict[str, Kind]:
+    """All kinds by name, sorted."""
+    return dict(sorted(_kinds.items()))
 
 
 def reader_of(entry: Entry) -> Kind:

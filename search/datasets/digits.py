@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search.datasets.contents import Contents, Entry, register_kind
+from search.datasets.contents import Contents, Entry, Labelled, register_kind
 
 OWN_SIZE = 32
 IMAGES = 1797
@@ -22,13 +23,17 @@ def describe(entry: Entry) -> dict[str, int | None]:
     return {"classes": 10, "channels": 1, "size": OWN_SIZE, "images": IMAGES}
 
 
-@register_kind("digits", describe=describe)
+def recognises(directory: Path) -> bool:
+    """Never: digits are built in."""
+    return False
+
+
+@register_kind("digits", describe=describe, recognises=recognises, settings=())
 def read(entry: Entry, *, size: int | None) -> Contents:
     """The digits, enlarged from 8x8 by bilinear interpolation."""
     images, labels = _enlarged(size or OWN_SIZE)
     return Contents(
-        images=images,
-        labels=labels,
+        Labelled(images, labels),
         class_names=[str(digit) for digit in range(10)],
         default_sizes=DEFAULT_SIZES,
     )

@@ -1,27 +1,27 @@
-"""Class folders of PNG and JPEG files, with or without folders for the train and test parts."""
+"""Class folders of images, with or without folders for the train, validation and test parts."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from search.datasets.contents import Contents, Entry, register_kind
-from search.datasets.decoded import require_room, stored
+from search.datasets.contents import Contents, Entry, Labelled, Part, register_kind
+from search.datasets.decoded import fingerprint, require_room, stored
+from search.datasets.labels import in_natural_order
+from search.datasets.parts import PART_NAMES, roles
+from search.datasets.pictures import (
+    SUFFIXES,
+    Format,
+    decode,
+    files_as_pictures,
+    survey,
+)
+from search.datasets.places import child, root_of, visible
 from search.problems import SearchProblem
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
-DEFAULT_SIZE = 224
-MAX_OWN_SIZE = 512
-_TRAIN_FOLDERS = ("train", "training")
-_TEST_FOLDERS = ("test", "val", "valid", "validation")
-_GREY_MODES = {"1", "L", "LA"}
+SETTINGS = ("train", "validation", "test", "size", "channels", "classes")
 
 
 @dataclass(frozen=True)
@@ -37,165 +37,115 @@ class Folder:
     """What lies in a data set's directory."""
 
     class_names: list[str]
-    train: Listing
-    test: Listing | None
+    parts: dict[Part, Listing]
 
-
-@dataclass(frozen=True)
-class Format:
-    """How images are brought into memory."""
-
-    channels: int
-    size: int
+    @property
+    def files(self) -> list[Path]:
+        """All files, part by part."""
+        return [file for listing in self.parts.values() for file in listing.files]
 
 
 def describe(entry: Entry) -> dict[str, int | None]:
     """Counts from the names of the files; size and channels from the first image's header."""
     folder = list_folder(entry)
-    first = _format(entry, folder.train.files[:1], size=None)
-    images = len(folder.train.files) + (len(folder.test.files) if folder.test else 0)
+    first = survey(files_as_pictures(folder.files[:1])).format(entry, size=None)
     return {
         "classes": len(folder.class_names),
         "channels": first.channels,
         "size": first.size,
-        "images": images,
+        "images": len(folder.files),
     }
 
 
-@register_kind("imagefolder", describe=describe)
-def read(entry: Entry, *, size: int | None) -> Contents:
-    """All images, decoded once per node and kept in the cache directory.
+def recognises(directory: Path) -> bool:
+    """Whether there are folders: what no other kind recognises is taken for class folders."""
+    return any(found.is_dir() for found in visible(directory, directory.resolve()))
 
-    The data's own size is that of its images where all are squares of one size (at most 512), else 224:
-    the shorter side is brought to the size, and the middle is cut out. Grey images stay grey if all are.
-    """
+
+@register_kind("imagefolder", describe=describe, recognises=recognises, settings=SETTINGS)
+def read(entry: Entry, *, size: int | None) -> Contents:
+    """All images, decoded once per node and kept in the cache directory."""
     folder = list_folder(entry)
-    files = [*folder.train.files, *(folder.test.files if folder.test else [])]
-    # The fingerprint is of the files' status: opening 60,000 headers would take seconds at every start.
-    fingerprint = _fingerprint(entry, files, size=size)
-    return stored(entry.cache_directory, fingerprint, lambda: _decode_folder(entry, folder, files, size=size))
+    name = fingerprint(entry, folder.files, size=size)
+    return stored(entry.cache_directory, name, lambda: _decode_folder(entry, folder, size=size))
 
 
 def list_folder(entry: Entry) -> Folder:
     """The files of a data set, by part and class; SearchProblem where there are none."""
-    if entry.path is None or not entry.path.is_dir():
-        raise SearchProblem(
-            f"data set {entry.name!r}: {entry.path} is not a directory", code="dataset_unreadable"
-        )
-    train_root = _part(entry.path, entry.train, _TRAIN_FOLDERS)
-    test_root = _part(entry.path, entry.test, _TEST_FOLDERS) if train_root or entry.test else None
-    train_root = train_root or entry.path
-    class_names = sorted(path.name for path in train_root.iterdir() if path.is_dir() and path != test_root)
-    train = _list_part(entry, train_root, class_names)
-    return Folder(class_names, train, _list_part(entry, test_root, class_names) if test_root else None)
+    root = root_of(entry)
+    roots = _part_roots(entry, root)
+    train_root = roots.get(Part.TRAIN, root)
+    others = {folder for part, folder in roots.items() if part != Part.TRAIN}
+    folders = {name for name in _folders(train_root, root) if train_root / name not in others}
+    class_names = list(entry.classes or in_natural_order(folders))
+    parts = {Part.TRAIN: _list_part(entry, train_root, class_names, folders)}
+    for part, folder in roots.items():
+        if part != Part.TRAIN:
+            parts[part] = _list_part(entry, folder, class_names, set(_folders(folder, root)))
+    return Folder(class_names, parts)
 
 
-def _part(root: Path, name: str | None, usual: Iterable[str]) -> Path | None:
+def _part_roots(entry: Entry, root: Path) -> dict[Part, Path]:
+    """The folders of the parts: as named, or by their usual names where there is one for training."""
+    found = {part: folder for part in Part if (folder := _usual(entry, root, part))}
+    if Part.TRAIN not in found and entry.train is None:
+        found = {part: folder for part, folder in found.items() if entry.named(part) is not None}
+    return roles(entry, found)
+
+
+def _usual(entry: Entry, root: Path, part: Part) -> Path | None:
     """The folder of a part: as named, or one of the usual names."""
+    name = entry.named(part)
     if name is not None:
-        found = root / name
+        found = child(root, name)
         if not found.is_dir():
-            raise SearchProblem(f"{found} is not a directory", code="dataset_unreadable")
+            raise SearchProblem(
+                f"{found} is not a directory: correct `{part}` of {entry.name!r}", code="dataset_unreadable"
+            )
         return found
-    return next((root / folder for folder in usual if (root / folder).is_dir()), None)
+    return next((child(root, usual) for usual in PART_NAMES[part] if (root / usual).is_dir()), None)
 
 
-def _list_part(entry: Entry, root: Path, class_names: list[str]) -> Listing:
-    files: list[Path] = []
-    labels: list[int] = []
-    strange = {path.name for path in root.iterdir() if path.is_dir()} - {*class_names, entry.test or ""}
-    if strange:
+def _folders(directory: Path, root: Path) -> list[str]:
+    return [found.name for found in visible(directory, root) if found.is_dir()]
+
+
+def _list_part(entry: Entry, folder: Path, class_names: list[str], folders: set[str]) -> Listing:
+    if strange := folders - set(class_names):
+        source = "`classes` does" if entry.classes else "the training images do"
         raise SearchProblem(
-            f"data set {entry.name!r}: {root.name} has classes that the training images lack: "
-            f"{', '.join(sorted(strange)[:5])}",
+            f"data set {entry.name!r}: {folder.name} has classes that {source} not have: "
+            f"{', '.join(sorted(strange)[:5])}; rename or remove them",
             code="dataset_labels",
         )
+    root = root_of(entry)
+    files: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(class_names):
-        found = sorted(path for path in (root / name).glob("*") if path.suffix.lower() in SUFFIXES)
+        found = _images(folder / name, root) if name in folders else []
         files += found
         labels += [label] * len(found)
     if not files:
         raise SearchProblem(
-            f"data set {entry.name!r}: no PNG or JPEG files in the class folders of {root}",
+            f"data set {entry.name!r}: no image files in class folders of {folder}; expected "
+            f"{folder.name}/CLASS/IMAGE with one of the endings {', '.join(sorted(SUFFIXES))}",
             code="dataset_empty",
         )
     return Listing(files, labels)
 
 
-def _format(entry: Entry, files: list[Path], *, size: int | None) -> Format:
-    """Channels and side, from the settings and otherwise from all the images' headers."""
-    grey, sizes = True, set()
-    for file in files:
-        with _opened(file) as image:
-            sizes.add(image.size)
-            grey = grey and image.mode in _GREY_MODES
-    width, height = next(iter(sizes))
-    is_uniform = len(sizes) == 1 and width == height and width <= MAX_OWN_SIZE
-    own = width if is_uniform else DEFAULT_SIZE
-    return Format(channels=entry.channels or (1 if grey else 3), size=size or entry.size or own)
+def _images(folder: Path, root: Path) -> list[Path]:
+    found = (Path(file.path) for file in visible(folder, root))
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def _opened(file: Path) -> Image.Image:
-    try:
-        return Image.open(file, formats=["PNG", "JPEG"])
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from error
+def _decode_folder(entry: Entry, folder: Folder, *, size: int | None) -> Contents:
+    chosen = survey(files_as_pictures(folder.files)).format(entry, size=size)
+    require_room(len(folder.files), channels=chosen.channels, size=chosen.size)
+    parts = {part: _decode_part(listing, chosen) for part, listing in folder.parts.items()}
+    return Contents.of(parts, folder.class_names)
 
 
-def _decode_folder(entry: Entry, folder: Folder, files: list[Path], *, size: int | None) -> Contents:
-    chosen = _format(entry, files, size=size)
-    require_room(len(files), channels=chosen.channels, size=chosen.size)
-    test = folder.test
-    return Contents(
-        images=_decode(folder.train.files, chosen),
-        labels=torch.tensor(folder.train.labels),
-        class_names=folder.class_names,
-        test_images=_decode(test.files, chosen) if test else None,
-        test_labels=torch.tensor(test.labels) if test else None,
-    )
-
-
-def _decode(files: list[Path], chosen: Format) -> Tensor:
-    """uint8 (N, C, S, S)."""
-    images = torch.empty((len(files), chosen.channels, chosen.size, chosen.size), dtype=torch.uint8)
-    for index, file in enumerate(files):
-        images[index] = _decode_one(file, chosen)
-    return images
-
-
-def _decode_one(file: Path, chosen: Format) -> Tensor:
-    with _opened(file) as image:
-        try:
-            converted = image.convert("L" if chosen.channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(file, error) from error
-    if converted.size != (chosen.size, chosen.size):
-        converted = _middle(converted, chosen.size)
-    pixels = torch.from_numpy(np.array(converted))
-    return pixels[None] if chosen.channels == 1 else pixels.permute(2, 0, 1)
-
-
-def _middle(image: Image.Image, size: int) -> Image.Image:
-    """The middle square, at that side."""
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    # Cut first: resizing by `box` would mix in pixels from outside it.
-    middle = image.crop((left, top, left + side, top + side))
-    return middle.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def _fingerprint(entry: Entry, files: list[Path], *, size: int | None) -> str:
-    """What the decoded images depend on: every file's place, length and time of change, and the settings."""
-    asked = f"imagefolder 1 {entry.path} {entry.train} {entry.test} {size or entry.size} {entry.channels}\n"
-    digest = hashlib.sha256(asked.encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _unreadable(file: Path, error: Exception) -> SearchProblem:
-    return SearchProblem(
-        f"the image {file} cannot be read ({error}); mend or remove it", code="dataset_unreadable"
-    )
+def _decode_part(listing: Listing, chosen: Format) -> Labelled:
+    images = decode(files_as_pictures(listing.files), chosen, count=len(listing.files))
+    return Labelled(images, torch.tensor(listing.labels))

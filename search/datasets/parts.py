@@ -1,0 +1,106 @@
+"""Which files are the train, validation and test part of a data set, told by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from search.datasets.contents import Entry, Part
+from search.datasets.places import require_inside, root_of, visible
+from search.problems import SearchProblem
+
+T = TypeVar("T")
+
+PART_NAMES = {
+    Part.TRAIN: ("train", "training"),
+    Part.VALIDATION: ("validation", "valid", "val", "dev"),
+    Part.TEST: ("test", "testing"),
+}
+_PART_OF = {name: part for part, names in PART_NAMES.items() for name in names}
+
+
+def roles(entry: Entry, found: dict[Part, T]) -> dict[Part, T]:
+    """The parts as they are used: a lone validation part is the test part, as with ImageNet.
+
+    Unless the table itself says `validation`.
+    """
+    if Part.VALIDATION in found and Part.TEST not in found and entry.validation is None:
+        return {Part.TEST if part == Part.VALIDATION else part: value for part, value in found.items()}
+    return found
+
+
+def shards_by_part(entry: Entry, suffixes: tuple[str, ...]) -> dict[Part, list[Path]]:
+    """Files with these endings, sorted, by part; at least one for training.
+
+    A pattern of the table comes first (`train = "data/train-*.parquet"`), then the name of the file or its
+    folder. Where no name tells a part, all are for training; else files without one are left out.
+    Raises SearchProblem `dataset_empty`, and `dataset_unreadable` for what leads out of the directory.
+    """
+    root = root_of(entry)
+    listed = sorted(_candidates(root, suffixes))
+    told = {part: [path for path in listed if part_of(path.relative_to(root)) == part] for part in Part}
+    if not any(told.values()):
+        told[Part.TRAIN] = listed
+    found = {part: _matching(entry, root, part) or told[part] for part in Part}
+    parts = roles(entry, {part: paths for part, paths in found.items() if paths})
+    if Part.TRAIN not in parts:
+        raise SearchProblem(
+            f"data set {entry.name!r}: no {' or '.join(suffixes)} files for training in {root}; name them by "
+            "`train` in datasets.toml",
+            code="dataset_empty",
+        )
+    return parts
+
+
+def part_of(path: Path) -> Part | None:
+    """The part that a relative path names: `data/train-00000.parquet`, `flowers-val-3.tar`, `test/0.tar`."""
+    for piece in reversed(path.parts):
+        for word in re.split(r"[^A-Za-z]+", piece.lower()):
+            if word in _PART_OF:
+                return _PART_OF[word]
+    return None
+
+
+def has_shards(directory: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether such files lie in a directory, where `shards_by_part` would look."""
+    return next(_candidates(directory.resolve(), suffixes), None) is not None
+
+
+def _candidates(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """In the root, in `data`, and in folders that are named after a part, in either."""
+    for found in visible(root, root):
+        if found.is_dir() and (found.name == "data" or found.name.lower() in _PART_OF):
+            yield from _below(Path(found.path), root, suffixes)
+        elif found.name.endswith(suffixes) and found.is_file():
+            yield Path(found.path)
+
+
+def _below(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    for found in visible(folder, root):
+        if found.is_dir() and found.name.lower() in _PART_OF:
+            yield from _below(Path(found.path), root, suffixes)
+        elif found.name.endswith(suffixes) and found.is_file():
+            yield Path(found.path)
+
+
+def _matching(entry: Entry, root: Path, part: Part) -> list[Path]:
+    """The files that the table's pattern for a part matches, none where there is no pattern."""
+    pattern = entry.named(part)
+    if pattern is None:
+        return []
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise SearchProblem(
+            f"`{part} = {pattern!r}` of {entry.name!r} leads out of its directory: write a pattern relative "
+            "to `path`",
+            code="dataset_unreadable",
+        )
+    found = sorted(path for path in root.glob(pattern) if path.is_file())
+    for path in found:
+        require_inside(path, root)
+    if not found:
+        raise SearchProblem(
+            f"no file in {root} matches `{part} = {pattern!r}` of {entry.name!r}", code="dataset_empty"
+        )
+    return found
