@@ -28,13 +28,14 @@ def make_optimizer(
         own["nesterov"] = training.nesterov and training.momentum > 0
     # One kernel for all parameters: on a small net the steps of many small tensors are felt.
     own["fused"] = device.type in FUSED_DEVICES
-    return create_optimizer_v2(
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
         _groups(student, losses, weight_decay=training.weight_decay),
         opt=training.optimizer,
         lr=training.learning_rate,
         weight_decay=0.0,
         **own,
     )
+    return optimizer
 
 
 def _groups(student: nn.Module, losses: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

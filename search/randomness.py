@@ -28,7 +28,7 @@ def _generators(device: torch.device) -> list[torch.Generator]:
     """The CPU's, and that of the device."""
     found: list[torch.Generator] = [torch.default_generator]
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         index = torch.cuda.current_device() if device.index is None else device.index
         found.append(torch.cuda.default_generators[index])
     if device.type == "mps":
