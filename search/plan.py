@@ -15,11 +15,13 @@ from search import exploration
 from search.arms import (
     ArmName,
     dimensions_of,
+    listed_pairs,
     proof_run,
     replay_run,
     search_run,
     that_distil,
     why_no_pathway,
+    why_no_stage,
 )
 from search.dimensions import starting_choices
 from search.findings import learning_trials, what_search_found
@@ -34,6 +36,7 @@ from search.records import (
     ExportParameters,
     Fail,
     Finish,
+    PreflightResult,
     Proposal,
     RunParameters,
     StageName,
@@ -111,17 +114,28 @@ def _preflight(moment: Moment) -> Action | None:
 def _refusal(moment: Moment) -> Fail | None:
     """What preflight's findings rule out, before the search costs anything."""
     preflight = moment.history.preflight()
-    unfitting = why_no_pathway(moment.spec, preflight) if moment.given is None else None
+    if moment.given is not None:
+        return _refusal_of_given(moment, moment.given, preflight)
+    absent = why_no_stage(listed_pairs(moment.spec), preflight)
+    if absent is not None:
+        return Fail("no_such_stage", absent)
+    unfitting = why_no_pathway(moment.spec, preflight)
     if unfitting is not None:
         return Fail("no_pathway_fits", unfitting)
     try:
         get(Kind.STRATEGY, moment.spec.search.strategy)
     except UnknownMethodError as error:
         return Fail("unknown_method", str(error))
-    if moment.given is not None:
-        return moment.budgeting().refusal(replay_run(moment.spec, moment.given))
     choices = that_distil(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
     return moment.budgeting().refusal(search_run(moment.spec, choices, preflight))
+
+
+def _refusal_of_given(moment: Moment, process: Process, preflight: PreflightResult) -> Fail | None:
+    pairs = [(pathway.name, (pathway.teacher_stage, pathway.student_stage)) for pathway in process.pathways]
+    absent = why_no_stage(pairs, preflight)
+    if absent is not None:
+        return Fail("no_such_stage", f"the process was found for other models: {absent}")
+    return moment.budgeting().refusal(replay_run(moment.spec, process))
 
 
 def _proof(moment: Moment) -> Action | None:

@@ -56,7 +56,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 def _of_one_alternative(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Where a value may be a name or a list, pydantic lists what is wrong with it as either.
 
-    Only what is wrong with what it was meant as is kept, its place without pydantic's word for the alternative.
+    Only what is wrong with what it was meant as is kept, without pydantic's words for the alternatives.
     """
     kept = []
     for problem in problems:

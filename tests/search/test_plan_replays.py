@@ -220,6 +220,16 @@ class TestGiven:
         assert isinstance(action, Fail)
         assert "replay" in action.message
 
+    def test_a_process_for_other_models_is_refused_before_it_costs_anything(self) -> None:
+        deeper = self.schedule().model_dump()
+        deeper["pathways"][0]["student_stage"] = 7
+        job = SimulatedJob(make_spec(), given=Process.model_validate(deeper))
+        action = job.run()
+        assert isinstance(action, Fail)
+        assert action.code == "no_such_stage"
+        assert "stage 7 of the student" in action.message
+        assert not job.of(StageName.SEARCH)
+
     def test_its_budget_is_checked(self) -> None:
         job = SimulatedJob(make_spec(budget={"device_seconds": 5.0}), given=self.GIVEN)
         action = job.run()

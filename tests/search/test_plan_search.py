@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from search.arms import dimensions_of
 from search.exploration import UNFINISHED
@@ -32,6 +33,8 @@ from tests.search.simulated_job import (
     run_result,
     stages,
 )
+
+RECORDS = TypeAdapter(list[TrialRecord])
 
 
 def searched_to_the_end(**changes: object) -> SimulatedJob:
@@ -159,6 +162,47 @@ class TestProposals:
             assert isinstance(action, Start)
             assert action.proposals[0].key == trial.key
             assert action.proposals[0].parameters == trial.parameters
+
+    @pytest.mark.parametrize("strategy", ["tpe", "random"])
+    def test_every_dimension_is_searched_and_survives_storage(self, strategy: str) -> None:
+        """Records go through JSON, as they do through a database; each value is proposed and carried out."""
+        space = {
+            "connections": ["last", [[0, 0], [1, 2]], "none"],
+            "transforms": [["projection"], ["projection", "identity"]],
+            "distances": [["mse"], ["attention", "mse"]],
+            "logit_losses": [["kd"], ["kd", "dist"], []],
+            "taps": ["output", "pre_activation"],
+            "update_every_steps": [1, 4],
+        }
+        spec = make_spec(
+            search={"space": space, "strategy": strategy, "pruning": {"enabled": False}},
+            budget={"trials": 24},
+        )
+        job = SimulatedJob(spec)
+        while not isinstance(job.ask(), Finish) and not job.of(StageName.TUNING):
+            job.step()
+            stored = RECORDS.validate_json(RECORDS.dump_json(list(job.records.values())))
+            job.records = {record.key: record for record in stored}
+        trials = job.of(StageName.SEARCH, "searched")
+        chosen = {name: [trial.parameters["choices"][name] for trial in trials] for name in space}
+        for name, values in space.items():
+            assert all(value in chosen[name] for value in values), name
+        assert len({trial.parameters["choices"]["process_learning_rate"] for trial in trials}) > 10
+        for trial in trials:
+            run, choices = RunParameters.model_validate(trial.parameters), trial.parameters["choices"]
+            assert run.learn is not None
+            assert run.learn.update_every_steps == choices["update_every_steps"]
+            assert run.learn.learning_rate == choices["process_learning_rate"]
+            assert run.process.taps == choices["taps"]
+            assert [loss.name for loss in run.process.logit_losses] == choices["logit_losses"]
+            assert {pathway.distance for pathway in run.process.pathways} <= set(choices["distances"])
+            assert {pathway.transform for pathway in run.process.pathways} <= set(choices["transforms"])
+            pairs = {(pathway.teacher_stage, pathway.student_stage) for pathway in run.process.pathways}
+            expected = {"last": {(2, 2)}, "none": set()}
+            listed = choices["connections"]
+            assert pairs == (
+                expected[listed] if isinstance(listed, str) else {tuple(pair) for pair in listed}
+            )
 
     def test_another_seed_searches_elsewhere(self) -> None:
         one, other = (searched_to_the_end(search={"seed": seed}) for seed in (0, 1))
