@@ -67,16 +67,17 @@ def replayed() -> Process:
 class Bench:
     """Models, images and a cache that all measurements share."""
 
-    teacher: TappedModel
-    train: ImageSet
+    teacher_pass: TeacherPass
     cache: TeacherCache
     training: Training
-    device: str
 
     def run(self, process: Process, *, outputs: TeacherOutputs | None) -> Iterator[Any]:
         """The steps of a run without end, on a student of its own."""
         material = Material(
-            student=model(STUDENT, seed=1), teacher=self.teacher, train=self.train, teacher_outputs=outputs
+            student=model(STUDENT, seed=1),
+            teacher=self.teacher_pass.teacher,
+            train=self.teacher_pass.images,
+            teacher_outputs=outputs,
         )
         parameters = RunParameters(process=process, epochs=10_000)
         return Distillation(material, parameters, self.training, seed=0, device=self.device).steps()
@@ -93,6 +94,11 @@ class Bench:
                 if number >= WARM_UP:
                     found[name].append(time.perf_counter() - started)
         return found
+
+    @property
+    def device(self) -> str:
+        """The device's kind."""
+        return self.teacher_pass.device.type
 
     def _synchronise(self) -> None:
         if self.device == "cuda":
@@ -111,10 +117,7 @@ class Bench:
     def pass_seconds(self) -> float:
         """Of the teacher's pass over a view, nothing kept."""
         started = time.perf_counter()
-        whole = TeacherPass(
-            self.teacher, self.train, self.training.augmentation, 0, torch.device(self.device)
-        )
-        whole.over_view(1, [LAST], lambda outputs: None)
+        self.teacher_pass.over_view(1, [LAST], lambda outputs: None)
         return time.perf_counter() - started
 
     def build_seconds(self) -> float:
@@ -129,10 +132,9 @@ def measure(device: str, directory: Path, *, steps: int) -> tuple[list[Result], 
     load_everything()
     training = Training(batch_size=BATCH, augmentation="crop_flip", views=1, report_every_steps=10**9)
     teacher, train = model(TEACHER, seed=0).to(device).eval(), images(0)
-    cache = TeacherCache(
-        directory, teacher=teacher, images=train, policy="crop_flip", seed=0, device=device, stages=[LAST]
-    )
-    bench = Bench(teacher, train, cache, training, device)
+    whole = TeacherPass(teacher, train, training.augmentation, seed=0, device=torch.device(device))
+    cache = TeacherCache(directory, whole, stages=[LAST])
+    bench = Bench(whole, cache, training)
     cached = bench.seconds(
         {"kd": bench.run(plain_kd(), outputs=cache), "replay": bench.run(replayed(), outputs=cache)},
         steps=steps,

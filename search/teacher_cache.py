@@ -20,8 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from search.data import ImageSet
-from search.models import TappedModel, weights_sha256
+from search.models import weights_sha256
 from search.teacher_cache_files import LOGITS, CacheKey, OutputFiles, map_name
 from search.teacher_cache_pass import (
     BUILD_BATCH,
@@ -48,10 +47,20 @@ class _View:
     logits: Tensor
     maps: dict[int, Tensor]
 
-    def read(self, indices: Tensor, stages: Sequence[int], dtype: torch.dtype) -> Outputs:
-        # index_select copies whole rows: 0.2 ms for 128 maps of 128x8x8, conversion included.
-        maps = {stage: self.maps[stage].index_select(0, indices).to(dtype) for stage in stages}
-        return self.logits.index_select(0, indices), maps
+    def resident(self, device: torch.device) -> _View:
+        """The rows on a GPU where they take little room; else where they are."""
+        return _View(
+            _resident(self.logits, device),
+            {stage: _resident(rows, device) for stage, rows in self.maps.items()},
+        )
+
+    def read(self, indices: Tensor, stages: Sequence[int], teacher_pass: TeacherPass) -> Outputs:
+        def chosen(rows: Tensor) -> Tensor:
+            # index_select copies whole rows: 0.2 ms for 128 maps of 128x8x8, conversion included.
+            return rows.index_select(0, indices.to(rows.device)).to(teacher_pass.device)
+
+        maps = {stage: chosen(self.maps[stage]).to(teacher_pass.dtype) for stage in stages}
+        return chosen(self.logits), maps
 
 
 class TeacherCache:
@@ -67,37 +76,19 @@ class TeacherCache:
     def __init__(
         self,
         directory: Path,
+        teacher_pass: TeacherPass,
         *,
-        teacher: TappedModel,
-        images: ImageSet,
-        policy: str,
-        seed: int,
-        device: torch.device | str = "cpu",
         stages: Sequence[int] = (),
         views: int = 1,
         limit_bytes: int = MAP_BYTES,
-        taps: str = "output",
     ) -> None:
-        self._pass = TeacherPass(teacher, images, policy, seed, torch.device(device))
-        self._taps = taps
-        self._dtype = next(teacher.parameters()).dtype
-        self.key = CacheKey(
-            teacher_sha256=weights_sha256(teacher),
-            preprocessing=str(teacher.preprocessing),
-            images_sha256=images_sha256(images.images),
-            policy=policy,
-            seed=seed,
-            dtype=str(self._dtype),
-            device=_device_name(self._pass.device),
-            threads=torch.get_num_threads() if self._pass.device.type == "cpu" else 0,
-            batch_size=BUILD_BATCH,
-            versions=tuple(version(name) for name in VERSIONED),
-        )
-        self._files = OutputFiles(directory / "teacher_outputs", self.key, images=len(images))
+        self._pass = teacher_pass
+        self.key = _key_of(teacher_pass)
+        self._files = OutputFiles(directory / "teacher_outputs", self.key, images=len(teacher_pass.images))
         self._asked = tuple(sorted(set(stages)))
-        self._views = 1 if policy == "none" else views
+        self._views = 1 if teacher_pass.policy == "none" else views
         self._limit_bytes = limit_bytes
-        self._opened: dict[int, _View] = {}
+        self._opened: tuple[int, _View] | None = None
         self.seconds = 0.0
         """Spent on opening views: on computing them, or on waiting for who does."""
 
@@ -113,28 +104,29 @@ class TeacherCache:
         return self._pass.shapes(self._asked)
 
     def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> Outputs:
-        """Logits (B, K) and maps (B, C, H, W) of these images' version in a view, on the CPU."""
-        return self._view(view).read(indices.cpu(), stages, self._dtype)
+        """Logits (B, K) and maps (B, C, H, W) of these images' version in a view, on the pass's device."""
+        return self._view(view).read(indices, stages, self._pass)
 
     def logits(self, indices: Tensor, view: int) -> Tensor:
-        """Logits float32 (B, K) of these images' version in this view, on the CPU."""
+        """Logits float32 (B, K) of these images' version in this view."""
         return self.read(indices, view, ())[0]
 
     def _view(self, view: int) -> _View:
         if self.key.policy == "none":
             view = 0  # all views are the images themselves
-        if view not in self._opened:
+        if self._opened is None or self._opened[0] != view:
             started = time.perf_counter()
-            try:
-                self._opened[view] = self._mapped(view) or self._built(view)
-            except OSError as error:
-                _log.warning(
-                    "the teacher's outputs are computed into memory, by each run for itself: %s", error
-                )
-                self._opened = {}  # memory has room for one view
-                self._opened[view] = _until_it_fits(lambda wide: self._computed(view, wide))
+            self._opened = None  # memory has room for one view
+            self._opened = view, self._open(view).resident(self._pass.device)
             self.seconds += time.perf_counter() - started
-        return self._opened[view]
+        return self._opened[1]
+
+    def _open(self, view: int) -> _View:
+        try:
+            return self._mapped(view) or self._built(view)
+        except OSError as error:
+            _log.warning("the teacher's outputs are computed into memory, by each run for itself: %s", error)
+            return _until_it_fits(lambda wide: self._computed(view, wide))
 
     def _mapped(self, view: int) -> _View | None:
         """The view from its files, if they are all there."""
@@ -183,7 +175,7 @@ class TeacherCache:
         return _View(torch.cat(logits), {stage: torch.cat(parts) for stage, parts in maps.items()})
 
     def _name(self, stage: int) -> str:
-        return map_name(stage, self._taps)
+        return map_name(stage)
 
     def _row(self, stage: int, *, is_wide: bool) -> Tensor:
         return torch.zeros(self._shapes[1][stage], dtype=torch.float32 if is_wide else torch.float16)
@@ -199,12 +191,33 @@ def _until_it_fits(attempt: Callable[[set[int]], T]) -> T:
             wide.add(error.stage)
 
 
+def _resident(rows: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return rows
+    free, _ = torch.cuda.mem_get_info(device)
+    return rows.to(device) if rows.nbytes < free / 8 else rows
+
+
+def _key_of(teacher_pass: TeacherPass) -> CacheKey:
+    device = teacher_pass.device
+    return CacheKey(
+        teacher_sha256=weights_sha256(teacher_pass.teacher),
+        preprocessing=str(teacher_pass.teacher.preprocessing),
+        images_sha256=images_sha256(teacher_pass.images.images),
+        policy=teacher_pass.policy,
+        seed=teacher_pass.seed,
+        dtype=str(teacher_pass.dtype),
+        precision=teacher_pass.precision,
+        channels_last=teacher_pass.channels_last,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads() if device.type == "cpu" else 0,
+        batch_size=BUILD_BATCH,
+        versions=tuple(version(name) for name in VERSIONED),
+    )
+
+
 def images_sha256(images: Tensor) -> str:
     """Hash of images uint8 (N, C, H, W)."""
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
     digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -43,6 +43,8 @@ class CacheKey:
     policy: str
     seed: int
     dtype: str
+    precision: str
+    channels_last: bool
     device: str
     threads: int
     batch_size: int
@@ -53,9 +55,9 @@ class CacheKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:40]
 
 
-def map_name(stage: int, taps: str) -> str:
+def map_name(stage: int) -> str:
     """The name of the output that is a stage's map."""
-    return f"stage-{stage}-{taps}"
+    return f"stage-{stage}"
 
 
 class OutputFiles:

@@ -12,8 +12,10 @@ from torch import Tensor
 from search.augment import views
 from search.data import ImageSet, as_float
 from search.models import TappedModel
+from search.precision import Precision, forward_taps
 
 BUILD_BATCH = 256
+CPU = torch.device("cpu")
 LARGEST_HALF = 65504.0
 SMALLEST_HALF = 2.0**-14
 """The magnitudes between which float16 has its full precision."""
@@ -24,15 +26,24 @@ Outputs = tuple[Tensor, dict[int, Tensor]]
 
 @dataclass(frozen=True)
 class TeacherPass:
-    """What a teacher says of images in a view: a pure function of these. It is in evaluation mode and on the
-    device meanwhile, and put back as it was.
+    """What a teacher says of images in a view: a pure function of these.
+
+    `policy` and `seed` are the augmentation's. The teacher is in evaluation mode and on the device meanwhile,
+    and put back as it was.
     """
 
     teacher: TappedModel
     images: ImageSet
     policy: str
     seed: int
-    device: torch.device
+    device: torch.device = CPU
+    precision: Precision = "float32"
+    channels_last: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the teacher's parameters, and of what it says."""
+        return next(self.teacher.parameters()).dtype
 
     def over_view(self, view: int, stages: Sequence[int], keep: Callable[[Outputs], None]) -> None:
         """Hand over the outputs for all images, in their own order, a batch at a time."""
@@ -51,8 +62,10 @@ class TeacherPass:
         raw = self.images.images[rows].to(self.device)
         indices = torch.arange(rows.start, rows.start + len(raw), device=self.device)
         seen = views(raw, indices=indices, seed=self.seed, view=view, policy=self.policy)
-        dtype = next(self.teacher.parameters()).dtype
-        logits, maps = self.teacher.forward_taps(as_float(seen, dtype=dtype), stages)
+        given = as_float(seen, dtype=self.dtype)
+        if self.channels_last:
+            given = given.to(memory_format=torch.channels_last)
+        logits, maps = forward_taps(self.teacher, given, stages, precision=self.precision)
         return logits.float().cpu(), {stage: value.cpu() for stage, value in maps.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,18 @@ def images() -> ImageSet:
 
 
 def cache(directory: Path, **changes: Any) -> TeacherCache:
-    settings = {"teacher": teacher(), "images": images(), "policy": "shift", "seed": 7, **changes}
-    return TeacherCache(directory, **settings)
+    """With `changes` of what the pass is made of, or of what the cache is to keep."""
+    made_of: dict[str, Any] = {"teacher": teacher(), "images": images(), "policy": "shift", "seed": 7}
+    names = {field.name for field in fields(TeacherPass)}
+    made_of |= {name: value for name, value in changes.items() if name in names}
+    kept = {name: value for name, value in changes.items() if name not in names}
+    return TeacherCache(directory, TeacherPass(**made_of), **kept)
 
 
 def computed(view: int, stages: tuple[int, ...] = (), *, model: TappedModel | None = None) -> Outputs:
     """What the teacher says of all images of a view, nothing rounded."""
     parts: list[Outputs] = []
-    whole = TeacherPass(model or teacher(), images(), "shift", 7, torch.device("cpu"))
+    whole = TeacherPass(model or teacher(), images(), "shift", 7)
     whole.over_view(view, stages, parts.append)
     maps = {stage: torch.cat([part[1][stage] for part in parts]) for stage in stages}
     return torch.cat([part[0] for part in parts]), maps

@@ -137,11 +137,6 @@ class TestMaps:
             path.stat().st_mtime_ns for path in (tmp_path / "teacher_outputs").glob("*/*logits*")
         ]
 
-    def test_maps_tapped_elsewhere_are_other_files(self, tmp_path: Path) -> None:
-        for taps in ("output", "pre_activation"):
-            cache(tmp_path, stages=[LAST], taps=taps).read(EVERY, 0, [LAST])
-        assert len(stored(tmp_path)) == 3
-
 
 class TestLimit:
     def bytes_of(self, stage: int) -> int:
@@ -174,13 +169,17 @@ class TestKey:
         changed.images[17, 0, 3, 3] ^= 1
         return changed
 
-    @pytest.mark.parametrize("what", ["teacher", "images", "policy", "seed", "threads"])
+    @pytest.mark.parametrize(
+        "what", ["teacher", "images", "policy", "seed", "precision", "channels_last", "threads"]
+    )
     def test_whatever_decides_the_outputs_decides_the_files(self, tmp_path: Path, what: str) -> None:
         changes: dict[str, Any] = {
             "teacher": {"teacher": teacher(seed=1)},
             "images": {"images": self.changed_images()},
             "policy": {"policy": "crop_flip"},
             "seed": {"seed": 8},
+            "precision": {"precision": "bfloat16"},
+            "channels_last": {"channels_last": True},
         }
         first = cache(tmp_path)
         second = cache(tmp_path, **changes.get(what, {}))

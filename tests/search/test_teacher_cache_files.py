@@ -55,7 +55,7 @@ class TestSharing:
     def test_what_a_dead_builder_left_is_built_over(self, tmp_path: Path) -> None:
         own = cache(tmp_path, stages=[LAST])
         files = OutputFiles(tmp_path / "teacher_outputs", own.key, images=len(EVERY))
-        left = [files.path(0, name).with_suffix(".building") for name in ("logits", "stage-4-output")]
+        left = [files.path(0, name).with_suffix(".building") for name in ("logits", "stage-4")]
         files.directory.mkdir(parents=True)
         for path in left:
             path.write_bytes(b"half a file")
@@ -156,9 +156,9 @@ class TestRoom:
 
 
 def test_keys_differ_in_every_part() -> None:
-    key = CacheKey("t", "p", "i", "shift", 0, "float32", "cpu", 1, 256, ("1",))
+    key = CacheKey("t", "p", "i", "shift", 0, "float32", "float32", False, "cpu", 1, 256, ("1",))
     changes = [{name: "other"} for name in ("teacher_sha256", "preprocessing", "images_sha256", "policy")]
-    changes += [{name: "other"} for name in ("dtype", "device")]
+    changes += [{name: "other"} for name in ("dtype", "precision", "device", "channels_last")]
     others = [CacheKey(**{**key.__dict__, **change}) for change in changes]
     others += [CacheKey(**{**key.__dict__, name: 7}) for name in ("seed", "threads", "batch_size")]
     others.append(CacheKey(**{**key.__dict__, "versions": ("2",)}))
