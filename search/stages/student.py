@@ -97,7 +97,7 @@ class StudentRun:
 
     def outcome(self) -> Outcome:
         found = evaluate(
-            self.run.student,
+            self.run.trained,
             self.judged,
             batch_size=EVALUATION_BATCH,
             device=self.setting.device,
@@ -114,10 +114,10 @@ class StudentRun:
             seconds=self.run.seconds - self._cache_seconds,
             cache_seconds=self._cache_seconds,
             process=self.run.recorded(),
-            student_sha256=weights_sha256(self.run.student),
+            student_sha256=weights_sha256(self.run.trained),
         )
         files = {}
         if self.is_proof:
             files["student.safetensors"] = self.setting.places.trial_directory / "student.safetensors"
-            export_student(self.run.student, files["student.safetensors"], {"limbeck.role": "student"})
+            export_student(self.run.trained, files["student.safetensors"], {"limbeck.role": "student"})
         return Outcome(result.model_dump(mode="json"), files)
