@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import search.cifar_nets  # noqa: F401  (registers them with timm)
+import search.cifar_nets
+from search.cifar_nets.cifar_net import CifarNet
+from search.pretrained import own_normalisation, pretrained_file
 from search.problems import SearchProblem
 from search.tapped import TappedModel, evaluating
 from search.weights import Preprocessing, load_weights, read_preprocessing, write_weights
@@ -61,7 +64,10 @@ def build_model(
     require_known(name)
     kwargs: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     if weights == "pretrained":
-        kwargs |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_pretrained_file(name))}}
+        kwargs |= {
+            "pretrained": True,
+            "pretrained_cfg_overlay": {"file": str(pretrained_file(name, timm.get_pretrained_cfg(name)))},
+        }
     saved = read_preprocessing(weights) if isinstance(weights, Path) else None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -77,7 +83,7 @@ def build_model(
         load_weights(network, weights, name=name)
     mean, std = (saved.mean, saved.std) if saved else (tuple(data_mean), tuple(data_std))
     if weights == "pretrained":
-        mean, std = _own_normalisation(network, channels=channels)
+        mean, std = own_normalisation(network, channels=channels)
     preprocessing = Preprocessing(mean=mean, std=std, size=size)
     return TappedModel(
         network, name=name, preprocessing=preprocessing, data_size=input_size, img_size=img_size
@@ -110,12 +116,18 @@ def require_known(name: str) -> None:
 
 
 def export_student(model: TappedModel, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a student for `timm.create_model(name, num_classes=, in_chans=, checkpoint_path=path)` alone.
+    """Write a student that timm alone loads, with the same logits to the bit.
 
-    The file's metadata hold the model's name, classes, channels and preprocessing, beside what is given. A
-    model of fixed size that was built for the data's size needs `img_size=` too; the metadata say which.
-    The logits are then the same to the bit.
+    The file's metadata hold, beside what is given: the model's name, classes, channels and preprocessing, and
+    as `create_model` all that `timm.create_model(**json.loads(...), checkpoint_path=path)` needs: name,
+    num_classes and in_chans, and img_size for a model of fixed size that was built for the data's. A net that
+    timm does not know says in `requires_import` which module registers it.
     """
+    arguments: dict[str, str | int] = {
+        "model_name": model.name,
+        "num_classes": int(model.network.num_classes),  # type: ignore[arg-type]
+        "in_chans": len(model.preprocessing.mean),
+    }
     own = {
         "model": model.name,
         "num_classes": str(model.network.num_classes),
@@ -124,6 +136,10 @@ def export_student(model: TappedModel, path: Path, metadata: Mapping[str, str]) 
     }
     if model.img_size is not None:
         own["img_size"] = str(model.img_size)
+        arguments["img_size"] = model.img_size
+    if isinstance(model.network, CifarNet):
+        own["requires_import"] = search.cifar_nets.__name__
+    own["create_model"] = json.dumps(arguments)
     write_weights(model.network, path, {**metadata, **own})
 
 
@@ -212,51 +228,13 @@ def _create(name: str, *, seed: int, **kwargs: Any) -> nn.Module:
 
 
 def _patch_of(network: nn.Module) -> int:
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
-    return int(patch[0] if isinstance(patch, tuple | list) else patch)
-
-
-def _own_normalisation(network: nn.Module, *, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """timm's mean and standard deviation per channel; RGB figures are averaged for other channels."""
-    config: Any = network.pretrained_cfg
-    figures = []
-    for field in ("mean", "std"):
-        values = tuple(float(value) for value in config[field])
-        figures.append(values if len(values) == channels else (sum(values) / len(values),) * channels)
-    return figures[0], figures[1]
-
-
-def _pretrained_file(name: str) -> Path:
-    """timm's pretrained weights of a model in the local caches of Hugging Face or torch hub.
-
-    Raises SearchProblem `weights_unavailable` where they are not: nothing is downloaded.
-    """
-    config = timm.get_pretrained_cfg(name)
-    for candidate in _cached_files(config):
-        if candidate.is_file():
-            return candidate
-    source = config.hf_hub_id or config.url or "no known place"
-    raise SearchProblem(
-        f"the pretrained weights of {name} ({source}) are not on this machine, and nothing is downloaded "
-        "while a job runs; fetch them there beforehand, or give a weights file",
-        code="weights_unavailable",
+    """Of which a side must be a multiple, lest the image's border be cut off; 1 where patches overlap."""
+    embed = getattr(network, "patch_embed", None)
+    patch, stride = (
+        int(value[0] if isinstance(value, tuple | list) else value)
+        for value in (getattr(embed, "patch_size", 1), getattr(getattr(embed, "proj", None), "stride", 1))
     )
-
-
-def _cached_files(config: object) -> list[Path]:
-    from huggingface_hub import try_to_load_from_cache
-
-    found: list[Path] = []
-    file, hub, url = (getattr(config, field, None) for field in ("file", "hf_hub_id", "url"))
-    if file:
-        found.append(Path(file))
-    if hub:
-        for filename in (getattr(config, "hf_hub_filename", None), "model.safetensors", "pytorch_model.bin"):
-            cached = try_to_load_from_cache(hub, filename) if filename else None
-            found += [Path(cached)] if isinstance(cached, str) else []
-    if url:
-        found.append(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)
-    return found
+    return patch if stride in (1, patch) else 1
 
 
 @contextmanager

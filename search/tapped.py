@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search.activations import PreActivations
+from search.forward_mode import prepare
 from search.recipe import Stage
-from search.taps import find_taps
+from search.taps import find_taps, read_prefix_tokens
 from search.weights import Preprocessing
+
+Taps = Literal["output", "pre_activation"]
+"""Where a stage is tapped: behind its last activation, or before it where the stage ends in one."""
 
 
 class TappedModel(nn.Module):
@@ -47,9 +52,11 @@ class TappedModel(nn.Module):
             values = torch.tensor(getattr(preprocessing, field), dtype=torch.float32)
             self.register_buffer(field, values[:, None, None], persistent=False)
         prepare(network)
-        with evaluating(network):
-            self._read, shapes = find_taps(network, self._input(self._blank(2)))
-        self._taps = list(shapes)
+        with evaluating(network), torch.no_grad():
+            blank = self._input(self._blank(2))
+            self._read, shapes = find_taps(network, blank)
+            self._taps = list(shapes)
+            self._before = PreActivations(network, lambda: self._read(network, blank, self._taps)[1])
         self.stages = [
             Stage(
                 index=index,
@@ -65,16 +72,36 @@ class TappedModel(nn.Module):
         logits: Tensor = self.network(self._input(images))
         return logits
 
-    def forward_taps(self, images: Tensor, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+    def forward_taps(
+        self, images: Tensor, stages: Sequence[int], *, taps: Taps = "output"
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits (B, K) and the maps (B, C, H, W) of these stages, in one pass; the logits are `forward`'s.
 
-        Each stage may be named once or more; IndexError for one that there is not.
+        Each stage may be named once or more; IndexError for one that there is not. With `pre_activation` the
+        maps of `pre_activation_stages` are those before the stage's last activation, the others as they are.
         """
         wanted = {self._taps[stage]: stage for stage in stages}
         if not wanted:
             return self.forward(images), {}
-        logits, maps = self._read(self.network, self._input(images), list(wanted))
+        given, numbers = self._input(images), list(wanted)
+        if taps == "pre_activation":
+            logits, maps = self._before.replace(lambda: self._read(self.network, given, numbers))
+        else:
+            logits, maps = self._read(self.network, given, numbers)
         return logits, {wanted[tap]: value for tap, value in maps.items()}
+
+    def prefix_tokens(self, images: Tensor, stages: Sequence[int]) -> dict[int, Tensor]:
+        """The class and register tokens (B, T, C) of these stages, which their maps leave out; empty for a
+        network that has none.
+        """
+        wanted = {self._taps[stage]: stage for stage in stages}
+        found = read_prefix_tokens(self.network, self._input(images), list(wanted))
+        return {wanted[tap]: value for tap, value in found.items()}
+
+    @property
+    def pre_activation_stages(self) -> list[int]:
+        """The stages that end in an activation, and so have a map before it."""
+        return [index for index, tap in enumerate(self._taps) if tap in self._before.taps]
 
     @property
     def parameter_count(self) -> int:
@@ -98,14 +125,6 @@ class TappedModel(nn.Module):
         generator = torch.Generator().manual_seed(0)
         shape = (count, len(self.preprocessing.mean), self.data_size, self.data_size)
         return torch.rand(shape, generator=generator)
-
-
-def prepare(network: nn.Module) -> None:
-    """In-place activations would overwrite tapped maps, and forward-mode derivatives."""
-    module: Any
-    for module in network.modules():
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""Students as files: plain timm loads them, with the same logits to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from search.models import TappedModel, export_student, weights_sha256
+from search.weights import read_metadata
+from tests.search.models.building import build, images
+
+
+class TestExport:
+    @pytest.fixture
+    def trained(self) -> TappedModel:
+        model = build(data_mean=(0.30406,), data_std=(1 / 3,)).train()
+        with torch.no_grad():
+            for _ in range(3):
+                model(images(16))
+        return model.eval()
+
+    def test_plain_timm_loads_the_file_alone_and_gives_the_same_bits(
+        self, trained: TappedModel, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "student.safetensors"
+        export_student(trained, path, {"limbeck.role": "student"})
+        loaded = timm.create_model("test_resnet", num_classes=10, in_chans=1, checkpoint_path=path).eval()
+        metadata = read_metadata(path)
+        mean, std = (torch.tensor(json.loads(metadata[key]))[:, None, None] for key in ("mean", "std"))
+        with torch.no_grad():
+            assert torch.equal(loaded((images(16) - mean) / std), trained(images(16)))
+        assert json.loads(metadata["input_size"]) == [1, 32, 32]
+        assert metadata["model"] == "test_resnet"
+        assert metadata["interpolation"] == "bilinear"
+        assert metadata["limbeck.role"] == "student"
+        assert "img_size" not in metadata
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_it_comes_back_with_its_own_preprocessing(self, trained: TappedModel, tmp_path: Path) -> None:
+        path = tmp_path / "student.safetensors"
+        export_student(trained, path, {})
+        again = build(weights=path, data_mean=(0.9,), data_std=(0.9,)).eval()
+        assert again.preprocessing == trained.preprocessing
+        with torch.no_grad():
+            assert torch.equal(again(images()), trained(images()))
+
+    def test_a_model_of_fixed_size_says_its_img_size(self, tmp_path: Path) -> None:
+        model, path = build("test_vit").eval(), tmp_path / "student.safetensors"
+        export_student(model, path, {})
+        img_size = int(read_metadata(path)["img_size"])
+        loaded = timm.create_model(
+            "test_vit", num_classes=10, in_chans=1, img_size=img_size, checkpoint_path=path
+        ).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded((images() - 0.3) / torch.tensor(0.25)), model(images()))
+        assert weights_sha256(build("test_vit", seed=9, weights=path)) == weights_sha256(model)
