@@ -11,6 +11,8 @@ STAMP := $(VENV)/.installed-$(shell { echo "$(CURDIR)"; cat pyproject.toml const
 # More OpenMP threads than idle cores wait for each other spinning: a small training then took ten times as long.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 PYTEST_FLAGS ?=
+# Most tests hold one core for their time; a file's tests stay in one process.
+TEST_PROCESSES ?= 2
 
 .PHONY: help install demo up test test-slow test-tools lint format docs clean
 
@@ -32,7 +34,7 @@ up: $(STAMP) ## Start API, worker and a local Ray on this machine
 	@$(BIN)/limbeck up
 
 test: $(STAMP) test-tools ## Run the tests, all but the slow ones
-	$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
+	$(PYTEST) -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadgroup $(PYTEST_FLAGS)
 
 test-slow: $(STAMP) test-tools ## Run the slow tests: real data at length, fault matrices
 	$(PYTEST) -m slow $(PYTEST_FLAGS) || { status=$$?; [ $$status -eq 5 ] || exit $$status; }  # 5: there are none

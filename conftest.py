@@ -18,6 +18,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FAIL_ON_SKIP = os.environ.get("LIMBECK_FAIL_ON_SKIP") == "1"
 
 
+SHARING = ("tests/end_to_end/", "tests/service/web/", "tests/service/api/", "tests/limbeck/")
+"""Folders whose tests share what is dear to make: a finished job, a server, a browser."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, a file's tests stay together, or those of a whole folder."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = next((folder for folder in SHARING if file.startswith(folder)), file)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
