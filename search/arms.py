@@ -11,12 +11,14 @@ from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options
 from search.pathway_rules import enumerate_pathways, fits
-from search.process_shapes import LAST_PART, averaged
+from search.process_edits import averaged
 from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
 from search.spec import JobSpec, Range
 
 LOGIT_LOSS_OF_KD = "kd"
+LAST_PART = 2 / 3
+"""From here on training shows what was learned: before, weights are still on their way."""
 
 
 class ArmName(StrEnum):
@@ -198,7 +200,7 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
 
 def warm_started(run: RunParameters, learned: Process) -> RunParameters:
     """The search trial once more, from where it ended: the mean of what it learned in the last third."""
-    start = averaged(learned, last=LAST_PART)
+    start = averaged(learned, begin=LAST_PART)
     unmeasured = start.model_copy(update={"pathways": run.process.pathways})
     return run.model_copy(update={"process": unmeasured})
 

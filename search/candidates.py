@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from search.process_shapes import LAST_PART, averaged, held, pruned, stays_near
-from search.recipe import Process
+from search.arms import LAST_PART
+from search.process_edits import averaged
+from search.process_shapes import held, pruned, stays_near
+from search.recipe import Point, Process
 
 EARNED_SHARE = 0.03
 """Of the summed weights of all pathways; what weighs less changes a step by less than its noise."""
@@ -72,17 +74,23 @@ class Judged:
         return math.sqrt(share * (1 - share) / judged)
 
 
-def earned_pathways(learned: Process, starting_weight: float) -> list[int]:
-    """The pathways that earned their weight: over the last third of training they weigh more than at the
-    start of the search, and a few per cent of all pathways together."""
-    weights = averaged(learned, last=LAST_PART).points[0].pathway_weights
-    least = max(starting_weight, EARNED_SHARE * math.fsum(weights))
-    return [index for index, weight in enumerate(weights) if weight > least]
+def earned_pathways(learned: Process, start: Point) -> list[int]:
+    """The pathways that earned their weight: over the last third of training they weigh more than where the
+    search began, and a few per cent of all pathways together. Weights are those on unit-scaled losses."""
+    scales = [1.0 if learned.unit_scaled else pathway.scale or 1.0 for pathway in learned.pathways]
+    ends = averaged(learned, begin=LAST_PART).points[0].pathway_weights
+    shares = [weight * scale for weight, scale in zip(ends, scales, strict=True)]
+    least = EARNED_SHARE * math.fsum(shares)
+    grown = [end > begin for end, begin in zip(ends, start.pathway_weights, strict=True)]
+    return [index for index, share in enumerate(shares) if grown[index] and share > least]
 
 
-def shapes(learned: Process, starting_weight: float) -> list[Candidate]:
-    """The learned process over time, on the pathways that earned their weight: simplest first, none twice."""
-    earned = earned_pathways(learned, starting_weight)
+def shapes(learned: Process, start: Point) -> list[Candidate]:
+    """The learned process over time, on the pathways that earned their weight: simplest first, none twice.
+
+    `start`: the weights from which the search began.
+    """
+    earned = earned_pathways(learned, start)
     return _shapes(pruned(learned, earned), is_pruned=len(earned) < len(learned.pathways))
 
 
@@ -120,6 +128,6 @@ def _shaped(learned: Process, kind: ProcessKind) -> Process:
         case ProcessKind.CONSTANT:
             return held(learned)
         case ProcessKind.AVERAGED:
-            return averaged(learned, last=LAST_PART)
+            return averaged(learned, begin=LAST_PART)
         case ProcessKind.SCHEDULE:
             return learned

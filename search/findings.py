@@ -11,7 +11,7 @@ from search.arms import ArmName, starting_weights
 from search.candidates import Candidate, Judged, ProcessKind, shapes, simplest_of_the_best, with_all_pathways
 from search.history import History, accuracy, best, completed
 from search.process_shapes import pruned
-from search.recipe import Process
+from search.recipe import Point, Process
 from search.records import StageName, TrialRecord
 from search.spec import JobSpec
 
@@ -28,6 +28,7 @@ class Found:
 
     trial: TrialRecord
     learned: Process
+    start: Point
     judged: tuple[Judged, ...]
     replays: tuple[TrialRecord, ...]
 
@@ -52,17 +53,33 @@ class Found:
         return next(trial for trial in self.replays if trial.key.arm == self.chosen.candidate.arm)
 
     @property
-    def learned_as_pruned(self) -> Process:
-        """The schedule as it was learned, over the searched arm's pathways: what the ablations change."""
+    def schedule(self) -> Process:
+        """What was learned, over the searched arm's pathways: what the ablations in time change."""
+        return self._over_searched_pathways(self.learned)
+
+    @property
+    def uniform(self) -> Process:
+        """Where the search began, in weights and temperatures, held, over the searched arm's pathways."""
+        return self._over_searched_pathways(self.learned.model_copy(update={"points": [self.start]}))
+
+    def _over_searched_pathways(self, process: Process) -> Process:
         names = {pathway.name for pathway in self.searched.pathways}
-        kept = [place for place, pathway in enumerate(self.learned.pathways) if pathway.name in names]
-        return pruned(self.learned, kept)
+        kept = [place for place, pathway in enumerate(process.pathways) if pathway.name in names]
+        return pruned(process, kept)
 
 
 def learned_process(trial: TrialRecord) -> Process:
     """The process that a completed search trial learned."""
     assert trial.result is not None
     return Process.model_validate(trial.result["process"])
+
+
+def starting_point(trial: TrialRecord, history: History) -> Point:
+    """Where the search began whose trial this is, or goes on from."""
+    searched = completed(history.of(StageName.SEARCH, ArmName.SEARCHED))
+    choices = trial.parameters["choices"]
+    first = next(other for other in searched if other.parameters["choices"] == choices)
+    return learned_process(first).points[0]
 
 
 def learning_trials(history: History) -> list[TrialRecord]:
@@ -88,7 +105,7 @@ def candidates(spec: JobSpec, history: History) -> list[Candidate]:
     if trial is None:
         return []
     learned = learned_process(trial)
-    first = shapes(learned, spec.search.process.initial_pathway_weight)
+    first = shapes(learned, starting_point(trial, history))
     judged = judge_replays(first, history)
     is_open = any(not _replays_have_ended(spec, one, history) for one in first)
     whole = (
@@ -123,16 +140,12 @@ def what_search_found(spec: JobSpec, history: History) -> Found:
     trial = best(learning_trials(history)) or best(replay_trials(history, GIVEN))
     if trial is None or not judged:
         raise ValueError("no search trial has completed yet, or no replay of it")
-    is_given = trial.key.arm == GIVEN
-    learned = found[0].process if is_given else learned_process(trial)
-    return Found(trial, learned, tuple(judged), tuple(completed(replay_trials(history))))
-
-
-def uniform(spec: JobSpec, process: Process) -> Process:
-    """The weights and temperatures from which a search starts, held, over the losses of this process."""
-    return process.model_copy(
-        update={"points": [starting_weights(spec, len(process.logit_losses), len(process.pathways))]}
-    )
+    replays = tuple(completed(replay_trials(history)))
+    if trial.key.arm == GIVEN:
+        given = found[0].process
+        start = starting_weights(spec, len(given.logit_losses), len(given.pathways))
+        return Found(trial, given, start, tuple(judged), replays)
+    return Found(trial, learned_process(trial), starting_point(trial, history), tuple(judged), replays)
 
 
 def replays_json(found: Found) -> list[dict[str, Any]]:

@@ -1,41 +1,22 @@
-"""Edits of a process that arms and candidates are made of: held, averaged, pruned, shuffled.
-
-Imports no torch.
-"""
+"""Edits of a process that arms and candidates are made of: held, pruned, shuffled. Imports no torch."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
-from search.recipe import Point, Process
+import numpy as np
 
-LAST_PART = 1 / 3
-"""The part of training whose mean weights stand for what was learned: early ones are on their way."""
-SMALLEST = 1e-6
+from search.process_table import ProcessTable
+from search.recipe import Process
+
+NOTHING = 1e-6
 """Weights below are all the same: nothing."""
 
 
 def held(process: Process) -> Process:
     """The end of a process, held from the first step to the last."""
-    return _constant(process, process.points[-1])
-
-
-def averaged(process: Process, *, last: float) -> Process:
-    """The mean over the last part of training (a share of it), held from the first step to the last."""
-    begin = 1.0 - last
-    knots = [begin, *(point.progress for point in process.points if begin < point.progress < 1), 1.0]
-
-    def mean(values: Sequence[float]) -> float:
-        """Of the linear interpolation: trapezia, exactly."""
-        areas = (
-            (b - a) * (x + y) / 2 for (a, b), (x, y) in zip(pairwise(knots), pairwise(values), strict=True)
-        )
-        return math.fsum(areas) / last
-
-    return _constant(process, _combined([at(process, progress) for progress in knots], mean))
+    return process.model_copy(update={"points": [process.points[-1].model_copy(update={"progress": 0.0})]})
 
 
 def pruned(process: Process, kept: Sequence[int]) -> Process:
@@ -66,52 +47,9 @@ def shuffled(process: Process, *, seed: int) -> Process:
     return process.model_copy(update={"points": points})
 
 
-def at(process: Process, progress: float) -> Point:
-    """The process at a moment: linear between its points, the nearest one beyond them."""
-    points = process.points
-    after = next((place for place, point in enumerate(points) if point.progress >= progress), None)
-    if after is None or after == 0:
-        return points[-1 if after is None else 0].model_copy(update={"progress": progress})
-    left, right = points[after - 1], points[after]
-    share = (progress - left.progress) / (right.progress - left.progress)
-    mixed = _combined([left, right], lambda values: values[0] + share * (values[1] - values[0]))
-    return mixed.model_copy(update={"progress": progress})
-
-
 def stays_near(process: Process, other: Process, *, within: float) -> bool:
     """Whether two processes over the same losses have, at every point of either, weights and temperatures
     that differ by this share at most."""
-    moments = {point.progress for point in (*process.points, *other.points)}
-    return all(
-        math.isclose(one, two, rel_tol=within, abs_tol=SMALLEST)
-        for progress in moments
-        for one, two in zip(_values(at(process, progress)), _values(at(other, progress)), strict=True)
-    )
-
-
-def _constant(process: Process, point: Point) -> Process:
-    return process.model_copy(update={"points": [point.model_copy(update={"progress": 0.0})]})
-
-
-def _values(point: Point) -> list[float]:
-    return [
-        *point.logit_weights,
-        *point.pathway_weights,
-        *point.teacher_temperatures,
-        *point.student_temperatures,
-    ]
-
-
-def _combined(points: Sequence[Point], combine: Callable[[Sequence[float]], float]) -> Point:
-    """One point whose every value is combined from the values of these points."""
-
-    def column(name: str) -> list[float]:
-        return [combine(values) for values in zip(*(getattr(point, name) for point in points), strict=True)]
-
-    return Point(
-        progress=0.0,
-        logit_weights=column("logit_weights"),
-        pathway_weights=column("pathway_weights"),
-        teacher_temperatures=column("teacher_temperatures"),
-        student_temperatures=column("student_temperatures"),
-    )
+    one, two = ProcessTable(process), ProcessTable(other)
+    moments = np.union1d(one.progress, two.progress)
+    return all(np.allclose(one.at(moment), two.at(moment), rtol=within, atol=NOTHING) for moment in moments)

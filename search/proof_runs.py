@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from search.arms import ArmName, plain_kd, proof_run
 from search.costs import Costs, RunKind
 from search.dimensions import derived_seed
-from search.findings import Found, uniform, what_search_found
+from search.findings import Found, what_search_found
 from search.history import History, best
 from search.process_shapes import held, shuffled
 from search.recipe import Process, constant
@@ -36,8 +36,8 @@ def ablated(arm: ArmName, spec: JobSpec, found: Found, *, seed: int) -> Process:
     """What was learned, over the searched arm's pathways, without its order in time (`shuffled`) or without
     any change in time (`constant`)."""
     if arm is ArmName.CONSTANT:
-        return held(found.learned_as_pruned)
-    return shuffled(found.learned_as_pruned, seed=derived_seed(spec.search.seed, seed))
+        return held(found.schedule)
+    return shuffled(found.schedule, seed=derived_seed(spec.search.seed, seed))
 
 
 class ProofRuns:
@@ -79,7 +79,7 @@ class ProofRuns:
             case ArmName.TUNED_KD | ArmName.LONGER_KD:
                 return self.tuned_process
             case ArmName.UNIFORM:
-                return uniform(self._spec, self.found.searched)
+                return self.found.uniform
             case ArmName.CONSTANT | ArmName.SHUFFLED:
                 return ablated(arm, self._spec, self.found, seed=seed)
             case ArmName.SEARCHED:

@@ -22,23 +22,37 @@ from search.candidates import (
 from tests.search.test_process_shapes import process_of
 
 START = 0.05
+ALL_SHAPES = ["constant", "averaged", "schedule"]
 LEARNED = process_of([[START] * 4, [1.0, 0.02, 0.08, 0.9], [2.0, 0.01, 0.06, 1.5], [3.0, 0.0, 0.051, 2.0]])
 
 
 class TestPruning:
     def test_a_pathway_earns_its_place_by_growing_and_by_its_share(self) -> None:
         """The second fell, the third grew a little but is 2% of the sum."""
-        assert earned_pathways(LEARNED, START) == [0, 3]
+        assert earned_pathways(LEARNED, LEARNED.points[0]) == [0, 3]
+
+    def test_each_pathway_is_held_to_where_it_began_itself(self) -> None:
+        process = process_of([[0.5, START], [0.4, 0.4]])
+        assert earned_pathways(process, process.points[0]) == [1]
+
+    def test_shares_are_of_scaled_losses(self) -> None:
+        """Without unit scaling a weight says nothing without the loss's first value."""
+        raw = process_of([[START] * 3, [1.0, 1.0, 10.0]]).model_copy(update={"unit_scaled": False})
+        scaled = [
+            pathway.model_copy(update={"scale": scale})
+            for pathway, scale in zip(raw.pathways, (100.0, 1.0, 0.05), strict=True)
+        ]
+        process = raw.model_copy(update={"pathways": scaled})
+        assert earned_pathways(process, process.points[0]) == [0]
 
     def test_what_was_heavy_early_but_not_late_has_not_earned_it(self) -> None:
-        assert earned_pathways(process_of([[9.0, START], [START, 1.0], [0.01, 1.0], [0.01, 1.0]]), START) == [
-            1
-        ]
+        process = process_of([[START, START], [9.0, 0.5], [0.01, 1.0], [0.01, 1.0]])
+        assert earned_pathways(process, process.points[0]) == [1]
 
     def test_none_may_be_left(self) -> None:
         faded = process_of([[START, START], [0.01, 0.02]])
-        assert earned_pathways(faded, START) == []
-        found = shapes(faded, START)
+        assert earned_pathways(faded, faded.points[0]) == []
+        found = shapes(faded, faded.points[0])
         assert all(not candidate.process.pathways for candidate in found)
         assert all(candidate.process.logit_losses for candidate in found)
 
@@ -46,12 +60,16 @@ class TestPruning:
         alone = process_of([[1.0], [2.0]]).model_copy(update={"pathways": []})
         points = [point.model_copy(update={"pathway_weights": []}) for point in alone.points]
         alone = alone.model_copy(update={"points": points})
-        assert {candidate.arm for candidate in shapes(alone, START)} == {"constant", "averaged", "schedule"}
+        assert {candidate.arm for candidate in shapes(alone, alone.points[0])} == {
+            "constant",
+            "averaged",
+            "schedule",
+        }
 
 
 class TestShapes:
     def test_all_of_them_with_the_pathways_that_earned_their_weight(self) -> None:
-        found = {candidate.arm: candidate for candidate in shapes(LEARNED, START)}
+        found = {candidate.arm: candidate for candidate in shapes(LEARNED, LEARNED.points[0])}
         assert list(found) == ["pruned_constant", "pruned_averaged", "pruned_schedule"]
         assert found["pruned_constant"].process.points[0].pathway_weights == [3.0, 2.0]
         (mean,) = found["pruned_averaged"].process.points
@@ -60,16 +78,20 @@ class TestShapes:
 
     def test_where_all_earned_theirs_nothing_is_called_pruned(self) -> None:
         grown = process_of([[0.1, 0.1], [1.0, 2.0]])
-        assert [candidate.arm for candidate in shapes(grown, START)] == ["constant", "averaged", "schedule"]
+        assert [candidate.arm for candidate in shapes(grown, grown.points[0])] == [
+            "constant",
+            "averaged",
+            "schedule",
+        ]
 
     def test_what_is_alike_is_tried_once(self) -> None:
         settled = process_of([[1.0], [3.0], [3.0], [3.01]])
-        assert [candidate.arm for candidate in shapes(settled, START)] == ["constant", "schedule"]
+        assert [candidate.arm for candidate in shapes(settled, settled.points[0])] == ["constant", "schedule"]
         still = process_of([[1.0], [1.01]])
-        assert [candidate.arm for candidate in shapes(still, START)] == ["constant"]
+        assert [candidate.arm for candidate in shapes(still, still.points[0])] == ["constant"]
 
     def test_the_last_candidate_has_all_pathways(self) -> None:
-        for chosen in shapes(LEARNED, START):
+        for chosen in shapes(LEARNED, LEARNED.points[0]):
             whole = with_all_pathways(LEARNED, chosen)
             assert whole is not None
             assert whole.arm == whole.kind == chosen.kind
@@ -77,10 +99,10 @@ class TestShapes:
             assert with_all_pathways(LEARNED, whole) is None
 
     def test_never_more_than_the_budget_reserves(self) -> None:
-        assert len(shapes(LEARNED, START)) + 1 == MOST_CANDIDATES
+        assert len(shapes(LEARNED, LEARNED.points[0])) + 1 == MOST_CANDIDATES
 
     def test_every_candidate_is_a_process_that_can_be_stored(self) -> None:
-        for candidate in shapes(LEARNED, START):
+        for candidate in shapes(LEARNED, LEARNED.points[0]):
             again = type(candidate.process).model_validate_json(candidate.process.model_dump_json())
             assert again == candidate.process
 

@@ -14,7 +14,7 @@ from search.arms import ArmName, dimensions_of, search_run
 from search.dimensions import starting_choices
 from search.history import History
 from search.plan import best_search_trial, next_trials, searched_run, teacher_proposal
-from search.process_shapes import held, shuffled
+from search.process_shapes import held
 from search.proof_runs import ProofRuns
 from search.recipe import Process
 from search.records import (
@@ -31,7 +31,7 @@ from search.records import (
     Wait,
 )
 from search.spec import ARMS
-from tests.search.simulated_job import SimulatedJob, accuracy_by_arm, make_spec, preflight_result, stages
+from tests.search.simulated_job import SimulatedJob, accuracy_by_arm, make_spec, preflight_result
 
 
 def finished(job: SimulatedJob) -> dict[str, Any]:
@@ -262,15 +262,6 @@ class TestProof:
             points.remove(point.model_dump(exclude={"progress"}))
         assert points == []
 
-    def test_the_shuffles_of_two_seeds_are_functions_of_the_seed(self) -> None:
-        pathway = {"teacher_stage": 0, "student_stage": 0, "transform": "projection", "distance": "mse"}
-        points = [{"progress": index / 9, "pathway_weights": [float(index)]} for index in range(10)]
-        process = Process.model_validate({"pathways": [pathway], "points": points})
-        first, again, other = (shuffled(process, seed=seed) for seed in (1, 1, 2))
-        assert first == again
-        assert first != other
-        assert [point.progress for point in first.points] == [point.progress for point in process.points]
-
     def test_the_better_replay_on_validation_is_the_searched_arm(self) -> None:
         for kind, other in (("schedule", "constant"), ("constant", "schedule")):
             accuracy = accuracy_by_arm(**{kind: 0.9, other: 0.5})
@@ -408,7 +399,3 @@ class TestVerdictAndExport:
                 record = job.records[TrialKey(StageName.PROOF, name, run["seed"], 0)]
                 assert record.result is not None
                 assert run["accuracy"] == record.result["accuracy"]
-
-
-def test_stages_of_the_simulation_are_those_of_a_model() -> None:
-    assert [stage.depth for stage in stages(8, 16, 32)] == [0.0, 0.5, 1.0]

@@ -11,7 +11,7 @@ import pytest
 
 from search.arms import kd
 from search.candidates import MOST_CANDIDATES
-from search.findings import uniform, what_search_found
+from search.findings import what_search_found
 from search.history import History, best
 from search.plan import best_search_trial, searched_run
 from search.process_shapes import held
@@ -198,7 +198,8 @@ class TestGiven:
         assert set(processes) == set(ARMS)
         assert processes["searched"] == given
         assert processes["constant"] == held(given)
-        assert processes["uniform"] == uniform(job.spec, given)
+        assert processes["uniform"].points[0].pathway_weights == [0.05] * len(given.pathways)
+        assert processes["uniform"].pathways == given.pathways
         assert report["verdict"]["arm"] == "searched"
 
     def test_kd_is_tuned_by_as_many_trials_as_a_search_may_have(self) -> None:

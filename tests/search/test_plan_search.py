@@ -357,3 +357,7 @@ class TestPurity:
         assert time.perf_counter() - started < 1.0
         assert isinstance(action, Start)
         assert [proposal.key.index for proposal in action.proposals] == [200, 201]
+
+
+def test_stages_of_the_simulation_are_those_of_a_model() -> None:
+    assert [stage.depth for stage in stages(8, 16, 32)] == [0.0, 0.5, 1.0]
