@@ -18,6 +18,7 @@ from search.problems import SearchProblem
 from search.randomness import mix, permutation
 from search.registry import Kind, UnknownMethodError, get
 from search.spec import Training
+from search.tapped import Taps
 
 RESIDENT_BYTES = 2 * 1024**3
 """Larger sets stay in main memory: trials share a GPU, and each has its own copy."""
@@ -57,7 +58,7 @@ class TeacherOutputs(Protocol):
 
     @property
     def stages(self) -> Collection[int]:
-        """The stages whose maps are kept; logits always are."""
+        """The stages whose maps are kept, tapped as the run taps; logits always are."""
         ...
 
     def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
@@ -71,6 +72,7 @@ class Teaching:
 
     stages: Sequence[int] = ()
     logits: bool = False
+    taps: Taps = "output"
 
 
 class Batches:
@@ -170,21 +172,29 @@ class Batches:
         if kept is not None and set(teaching.stages) <= set(kept.stages):
             logits, maps = kept.read(indices, view, teaching.stages)
             return logits.to(self.device), {stage: value.to(self.device) for stage, value in maps.items()}
-        return self._asked(self.teacher, images, teaching.stages)
+        return self._asked(self.teacher, images, teaching)
 
     def _asked(
-        self, teacher: TappedModel, images: Tensor, stages: Sequence[int]
+        self, teacher: TappedModel, images: Tensor, teaching: Teaching
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """The teacher's outputs, computed in the parts in which the student sees the images."""
         parts = []
         with torch.no_grad():
             for part in images.tensor_split(min(self.training.accumulate_parts, len(images))):
-                parts.append(forward_taps(teacher, part, stages, precision=self.training.precision))
+                parts.append(
+                    forward_taps(
+                        teacher,
+                        part,
+                        teaching.stages,
+                        taps=teaching.taps,
+                        precision=self.training.precision,
+                    )
+                )
         if len(parts) == 1:
             return parts[0]
         logits = torch.cat([logits for logits, _ in parts])
         return logits, {
-            stage: torch.cat([maps[stage] for _, maps in parts]) for stage in dict.fromkeys(stages)
+            stage: torch.cat([maps[stage] for _, maps in parts]) for stage in dict.fromkeys(teaching.stages)
         }
 
 

@@ -168,7 +168,11 @@ class Distillation:
         """The gradients of a part of the batch are added up; its shares of loss and cross-entropy."""
         with Seeded(training_seed(self.seed, self.step, number), self.device):
             logits, maps = self._forward(
-                self.student, part.images, self._stages(active), precision=self.training.precision
+                self.student,
+                part.images,
+                self._stages(active),
+                taps=self.losses.process.taps,
+                precision=self.training.precision,
             )
             loss, cross_entropy = self.losses.total(
                 effective,
@@ -210,7 +214,9 @@ class Distillation:
     def batch(self, active: tuple[int, ...] | None = None) -> Batch:
         """The training batch of this step, with what these pathways (by default all) need of the teacher."""
         teaching = Teaching(
-            stages=self.losses.teacher_stages(active), logits=bool(self.parameters.process.logit_losses)
+            stages=self.losses.teacher_stages(active),
+            logits=bool(self.parameters.process.logit_losses),
+            taps=self.losses.process.taps,
         )
         return self.batches.at(self.step, teaching)
 

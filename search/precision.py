@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from search.tapped import TappedModel
+    from search.tapped import TappedModel, Taps
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _LOW: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,6 +26,7 @@ def forward_taps(
     images: Tensor,
     stages: Sequence[int],
     *,
+    taps: Taps = "output",
     precision: Precision = "float32",
     parameters: Mapping[str, Tensor] | None = None,
     keep_buffers: bool = False,
@@ -44,22 +45,19 @@ def forward_taps(
         replaced = dict(model.named_parameters()) | replaced
         replaced |= _lowered(model, replaced, low)
     if not replaced:
-        return model.forward_taps(images, stages)
-    logits, maps = _call(model, replaced, images, stages, low)
+        return model.forward_taps(images, stages, taps=taps)
+    logits, maps = _call(_Taps(model, stages, taps), replaced, images, low)
     return logits.to(images.dtype), {stage: value.to(images.dtype) for stage, value in maps.items()}
 
 
 def _call(
-    model: TappedModel,
-    replaced: Mapping[str, Tensor],
-    images: Tensor,
-    stages: Sequence[int],
-    low: torch.dtype | None,
+    tapped: _Taps, replaced: Mapping[str, Tensor], images: Tensor, low: torch.dtype | None
 ) -> tuple[Tensor, dict[int, Tensor]]:
+    model = tapped.model
     before, model.input_dtype = model.input_dtype, low
     try:
         result: tuple[Tensor, dict[int, Tensor]] = torch.func.functional_call(
-            _Taps(model, stages), {f"model.{name}": value for name, value in replaced.items()}, (images,)
+            tapped, {f"model.{name}": value for name, value in replaced.items()}, (images,)
         )
     finally:
         model.input_dtype = before
@@ -87,10 +85,11 @@ def _lowered(model: TappedModel, replaced: Mapping[str, Tensor], low: torch.dtyp
 class _Taps(nn.Module):
     """`forward_taps` as a module's forward, so that parameters and buffers can be replaced for one call."""
 
-    def __init__(self, model: TappedModel, stages: Sequence[int]) -> None:
+    def __init__(self, model: TappedModel, stages: Sequence[int], taps: Taps) -> None:
         super().__init__()
         self.model = model
         self.stages = list(stages)
+        self.taps = taps
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        return self.model.forward_taps(images, self.stages)
+        return self.model.forward_taps(images, self.stages, taps=self.taps)

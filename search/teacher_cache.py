@@ -175,7 +175,7 @@ class TeacherCache:
         return _View(torch.cat(logits), {stage: torch.cat(parts) for stage, parts in maps.items()})
 
     def _name(self, stage: int) -> str:
-        return map_name(stage)
+        return map_name(stage, self._pass.taps)
 
     def _row(self, stage: int, *, is_wide: bool) -> Tensor:
         return torch.zeros(self._shapes[1][stage], dtype=torch.float32 if is_wide else torch.float16)

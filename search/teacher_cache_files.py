@@ -55,9 +55,9 @@ class CacheKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:40]
 
 
-def map_name(stage: int) -> str:
+def map_name(stage: int, taps: str) -> str:
     """The name of the output that is a stage's map."""
-    return f"stage-{stage}"
+    return f"stage-{stage}-{taps}"
 
 
 class OutputFiles:

@@ -13,6 +13,7 @@ from search.augment import views
 from search.data import ImageSet, as_float
 from search.models import TappedModel
 from search.precision import Precision, forward_taps
+from search.tapped import Taps
 
 BUILD_BATCH = 256
 CPU = torch.device("cpu")
@@ -39,6 +40,7 @@ class TeacherPass:
     device: torch.device = CPU
     precision: Precision = "float32"
     channels_last: bool = False
+    taps: Taps = "output"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,7 +67,7 @@ class TeacherPass:
         given = as_float(seen, dtype=self.dtype)
         if self.channels_last:
             given = given.to(memory_format=torch.channels_last)
-        logits, maps = forward_taps(self.teacher, given, stages, precision=self.precision)
+        logits, maps = forward_taps(self.teacher, given, stages, taps=self.taps, precision=self.precision)
         return logits.float().cpu(), {stage: value.cpu() for stage, value in maps.items()}
 
 

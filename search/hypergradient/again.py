@@ -30,6 +30,7 @@ def student_again(
         step.student,
         step.parts[part].images,
         step.losses.student_stages(step.active),
+        taps=step.losses.process.taps,
         precision=precision,
         parameters=of_module(parameters, "student"),
         keep_buffers=True,

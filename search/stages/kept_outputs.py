@@ -7,6 +7,7 @@ import torch
 from search.data import ImageSet
 from search.models import TappedModel
 from search.records import RunParameters
+from search.tapped import Taps
 from search.teacher_cache import TeacherCache
 from search.teacher_cache_pass import TeacherPass
 from search.trial import TrialSetting
@@ -26,13 +27,15 @@ def kept_outputs(
         return None
     return TeacherCache(
         setting.places.cache_directory,
-        teacher_pass(setting, teacher, train),
+        teacher_pass(setting, teacher, train, taps=parameters.process.taps),
         stages=taught_stages(parameters),
         views=min(training.views, parameters.epochs),
     )
 
 
-def teacher_pass(setting: TrialSetting, teacher: TappedModel, train: ImageSet) -> TeacherPass:
+def teacher_pass(
+    setting: TrialSetting, teacher: TappedModel, train: ImageSet, *, taps: Taps = "output"
+) -> TeacherPass:
     """Over the images as the job's runs see them: one seed for all, so that they can share what is kept."""
     training = setting.spec.training
     return TeacherPass(
@@ -43,6 +46,7 @@ def teacher_pass(setting: TrialSetting, teacher: TappedModel, train: ImageSet) -
         device=torch.device(setting.device),
         precision=training.precision,
         channels_last=training.channels_last,
+        taps=taps,
     )
 
 
