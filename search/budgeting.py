@@ -55,12 +55,14 @@ class Budgeting:
         )
         self._replays = spec.search.replay_seeds * (1 if is_given else MOST_CANDIDATES)
         self._is_given = is_given
+        # Whichever run needs them first computes the teacher's outputs, once for all.
+        self._caching = self.costs.caching(splits="search", epochs=spec.budget.epochs_per_trial)
 
     def refusal(self, first_trial: RunParameters) -> Fail | None:
         """Why the budget cannot hold the smallest job: one search trial, as much tuning, and the proof."""
         first = self.costs.predicted_run(first_trial.model_dump(mode="json"))
         trials = [] if self._is_given else [first] * self.spec.search.rounds
-        search = math.fsum(trials) + self._replays * self._replay
+        search = math.fsum(trials) + self._replays * self._replay + self._caching
         needs = {
             "device_seconds": self._total_seconds(search) * self.costs.devices,
             "wall_seconds": self._elapsed_seconds + self._wall(trials[:1], trials[1:], search),
@@ -83,7 +85,8 @@ class Budgeting:
         trial = self.costs.predicted_run(candidate.model_dump(mode="json"))
         records = self.history.of(StageName.SEARCH)
         later = [trial] * rounds_ahead
-        search = self._search_seconds(records) + trial + math.fsum(later) + self._replays * self._replay
+        replays = self._replays * self._replay
+        search = self._search_seconds(records) + trial + math.fsum(later) + replays + self._caching
         running = [self.costs.remaining(record) for record in records if not record.state.is_final]
         return self._within(self._total_seconds(search), self._wall([*running, trial], later, search))
 
@@ -137,11 +140,12 @@ class Budgeting:
         return overhead + 2 * search + math.fsum(self._proof_runs(search))
 
     def _wall(self, trials: Sequence[float], rounds: Sequence[float], search: float) -> float:
-        """Wall seconds from now to the end of proof: these trials, further rounds one after the other, the
-        replays (the last candidate is known after the others), tuning, proof."""
+        """Wall seconds from now to the end of proof: the teacher's outputs, these trials, further rounds one
+        after the other, the replays (the last candidate is known after the others), tuning, proof."""
         last = min(self._replays, self.spec.search.replay_seeds)
         return math.fsum(
             (
+                self._caching,
                 wall_seconds(trials, at_once=self._at_once),
                 math.fsum(rounds),
                 wall_seconds([self._replay] * (self._replays - last), at_once=self._at_once),
@@ -161,7 +165,11 @@ class Budgeting:
             else self.costs.predicted(KIND_OF_ARM[arm], splits="proof", epochs=epochs)
             for arm in map(ArmName, self.spec.proof.arms)
         ]
-        return per_seed * len(self.spec.proof.seeds)
+        is_longer = ArmName.LONGER_KD in map(ArmName, self.spec.proof.arms)
+        caching = self.costs.caching(
+            splits="proof", epochs=max(epochs, self.spec.training.views) if is_longer else epochs
+        )
+        return per_seed * len(self.spec.proof.seeds) + ([caching] if caching else [])
 
     def _within(self, trial_seconds: float, remaining_wall_seconds: float) -> bool:
         budget, ends_at = self.spec.budget, self._elapsed_seconds + remaining_wall_seconds

@@ -17,12 +17,15 @@ from search.history import History, completed
 from search.records import PreflightResult, RunParameters, StageName, TrialRecord
 from search.spec import JobSpec
 
+TEACHER = "teacher"
+"""The key of `PreflightResult.seconds_per_step` for the teacher on one batch whose outputs are kept."""
+UNAUGMENTED = "none"
 MEASURED_STAGES = (StageName.SEARCH, StageName.TUNING)
 """Proof runs are not measured: what they are to do must not depend on which of them have ended."""
 
 
 class RunKind(StrEnum):
-    """Kinds of training runs whose steps cost differently; the keys of `PreflightResult.seconds_per_step`."""
+    """Kinds of training runs whose steps cost differently; keys of `PreflightResult.seconds_per_step`."""
 
     STUDENT_ALONE = "student_alone"
     KD = "kd"
@@ -67,12 +70,15 @@ class Costs:
     """Predicted and spent wall seconds of trials.
 
     Runs cost what completed trials of the same kind took (their medians); before there is one, what preflight
-    measured. A longer run starts no more often than a short one: only its steps grow in number.
+    measured. A longer run starts no more often than a short one: only its steps grow in number. What caching
+    the teacher's outputs takes is no part of a run, whichever run it was that needed them first.
     """
 
     def __init__(self, spec: JobSpec, preflight: PreflightResult, history: History) -> None:
         self.devices = devices_per_trial(spec)
+        self._views = 1 if spec.training.augmentation == UNAUGMENTED else spec.training.views
         self._preflight = preflight
+        self._history = history
         self._measured = self._measure(history)
 
     def predicted(self, kind: RunKind, *, splits: str, epochs: int, update_every_steps: int = 1) -> float:
@@ -92,6 +98,18 @@ class Costs:
             epochs=parameters["epochs"],
             update_every_steps=learn.get("update_every_steps", 1),
         )
+
+    def caching(self, *, splits: str, epochs: int) -> float:
+        """Wall seconds that it still takes to cache the teacher's outputs for runs of so many epochs.
+
+        None once a run on these splits that reads them has completed: all views that it used are there.
+        """
+        stages = (StageName.PROOF,) if splits == "proof" else MEASURED_STAGES
+        done = (trial for stage in stages for trial in completed(self._history.of(stage)))
+        if any(run_kind(trial.parameters) is not RunKind.STUDENT_ALONE for trial in done):
+            return 0.0
+        batches = min(self._views, epochs) * self._preflight.steps_per_epoch[splits]
+        return batches * self._preflight.seconds_per_step.get(TEACHER, 0.0)
 
     def spent(self, trial: TrialRecord) -> float:
         """Wall seconds that a trial took so far."""
@@ -147,4 +165,5 @@ class Costs:
         steps, seconds = int(result.get("steps", 0)), float(result.get("seconds", 0.0))
         if steps <= 0 or seconds <= 0 or spent <= 0:
             return None
-        return Rate(max(0.0, spent - seconds), seconds / steps)
+        caching = float(result.get("cache_seconds", 0.0))
+        return Rate(max(0.0, spent - seconds - caching), seconds / steps)

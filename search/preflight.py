@@ -15,10 +15,10 @@ from search.records import PreflightResult
 from search.spec import JobSpec
 
 FLOOR_FACTOR = 1.5
-KINDS = ("student_alone", "kd", "pathways", "search")
+KINDS = ("teacher", "student_alone", "kd", "pathways", "search")
 
 Measure = Callable[[str], float]
-"""Seconds of one step of a kind of run (one of KINDS)."""
+"""Seconds of one step of a kind of run (one of KINDS), or of the teacher on a batch of its cache."""
 
 
 def run_preflight(
@@ -91,15 +91,13 @@ def require_floor(name: str, accuracy: float, *, floor: float, majority: float) 
 
 def require_batches(spec: JobSpec, dataset: Dataset) -> None:
     """Raise SearchProblem `dataset_too_small` where a split cannot fill one batch."""
-    batch_size = spec.training.batch_size
-    wanted = {
-        "train": (batch_size, "training.batch_size"),
-        "meta": (
-            spec.search.process.meta_batch_size or min(batch_size, len(dataset.splits["meta"])),
-            "search.process.meta_batch_size",
-        ),
-    }
-    for split, (size, field) in wanted.items():
+    batch_size, teacher = spec.training.batch_size, spec.teacher
+    meta_batch_size = spec.search.process.meta_batch_size or min(batch_size, len(dataset.splits["meta"]))
+    wanted = [("train", batch_size, "training.batch_size")]
+    if teacher.weights == "train":
+        wanted.append(("train", teacher.training.batch_size, "teachers.0.training.batch_size"))
+    wanted.append(("meta", meta_batch_size, "search.process.meta_batch_size"))
+    for split, size, field in wanted:
         available = len(dataset.splits[split])
         if available < size:
             raise SearchProblem(

@@ -175,7 +175,8 @@ class PreflightResult(RecipeModel):
     student_stages: list[Stage]
     teacher_weights_sha256: str | None
     seconds_per_step: dict[str, float] = Field(
-        description="Measured: `student_alone`, `kd`, `pathways` (all of them), `search` (with an update)."
+        description="Measured: `student_alone`, `kd`, `pathways` (all of them), `search` (with an update), "
+        "where runs read cached teacher outputs with those; `teacher`: computing a batch of them."
     )
     steps_per_epoch: dict[str, int] = Field(description="By splits: `search`, `proof`.")
     start_seconds: float = Field(default=1.0, description="What a trial costs beside its steps.")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 from search.arms import as_choice, dimensions_of, pathways_between, plain_kd, starting_process
 from search.checkpoint import to_bytes
+from search.data import ImageSet
 from search.dimensions import Choices, starting_choices
 from search.distill import Distillation, Material, Report
 from search.models import TappedModel
 from search.preflight import run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters
+from search.stages.kept_outputs import kept_outputs, teacher_pass
 from search.stages.material import build, dataset_of, teacher_of
+from search.teacher_cache import TeacherCache
 from search.trial import Outcome, TrialSetting
 
 MEASURED_STEPS = 5
+TEACHER_PASSES = 3
 MOST_TIMED = 8
 """Sets of transforms that are timed: those with the most pathways."""
 
@@ -67,6 +73,8 @@ class PreflightRun:
         match kind:
             case "student_alone":
                 return self._seconds(constant())
+            case "teacher":
+                return self._teacher_seconds()
             case "kd":
                 return self._seconds(plain_kd())
             case "pathways":
@@ -75,19 +83,61 @@ class PreflightRun:
                 return self._seconds(self._costliest[0], learn=self._learning())
 
     def _seconds(self, process: Process, *, learn: Learning | None = None) -> float:
-        """Median seconds of a step with this process, on a student of its own."""
+        """Median seconds of a step with this process, on a student of its own.
+
+        The images are those of one batch, and what the job's runs would read of the teacher is kept of them.
+        """
         run = RunParameters(process=process, epochs=MEASURED_STEPS + 2, learn=learn)
+        with tempfile.TemporaryDirectory(prefix="limbeck-preflight-") as directory:
+            material = Material(
+                student=self._student(),
+                teacher=self.teacher,
+                train=self._one_batch,
+                meta=self.dataset.splits["meta"],
+                teacher_outputs=self._kept(run, Path(directory)),
+            )
+            # Every step is reported: reading its figures waits for the device, so that its work is timed.
+            training = self.setting.spec.training.model_copy(update={"report_every_steps": 1, "views": 1})
+            distillation = Distillation(
+                material,
+                run,
+                training,
+                seed=0,
+                augmentation_seed=self.setting.spec.data.splits.seed,
+                device=self.setting.device,
+            )
+            return seconds_per_step(distillation.steps(), measured=MEASURED_STEPS)
+
+    @property
+    def _one_batch(self) -> ImageSet:
+        return self.dataset.splits["train"].first(self.setting.spec.training.batch_size)
+
+    def _kept(self, run: RunParameters, directory: Path) -> TeacherCache | None:
+        """The outputs that such a run of the job's length would read, for one batch."""
+        found = self._kept_of_job(run)
+        if found is None:
+            return None
+        whole = teacher_pass(self.setting, self.teacher, self._one_batch)
+        return TeacherCache(directory, whole, stages=found.stages)
+
+    def _kept_of_job(self, run: RunParameters) -> TeacherCache | None:
+        """As of the job's longest run on the most images, for which the fewest stages fit."""
         spec = self.setting.spec
-        material = Material(
-            student=self._student(),
-            teacher=self.teacher,
-            train=self.dataset.splits["train"],
-            meta=self.dataset.splits["meta"],
-        )
-        # Every step is reported: reading its figures waits for the device, so that its whole work is timed.
-        training = spec.training.model_copy(update={"report_every_steps": 1})
-        distillation = Distillation(material, run, training, seed=0, device=self.setting.device)
-        return seconds_per_step(distillation.steps(), measured=MEASURED_STEPS)
+        longest = run.model_copy(update={"epochs": max(spec.budget.epochs_per_trial, spec.proof_epochs)})
+        return kept_outputs(self.setting, longest, self.teacher, self.dataset.training_images("proof"))
+
+    def _teacher_seconds(self) -> float:
+        """Seconds of the teacher on one batch where its outputs are kept; else they are part of the steps."""
+        if self._kept_of_job(RunParameters(process=plain_kd(), epochs=1)) is None:
+            return 0.0
+        whole = teacher_pass(self.setting, self.teacher, self._one_batch)
+
+        def passes() -> Iterator[None]:
+            while True:
+                whole.over_view(0, [], lambda outputs: None)
+                yield
+
+        return seconds_per_step(passes(), warm_up=1, measured=TEACHER_PASSES)
 
     def _learning(self) -> Learning:
         """The job's own settings, so that a start that a normalisation cannot hold is found here."""
