@@ -195,14 +195,17 @@ class Distillation:
         return self.losses.student_stages(None if self.training.torch_compile else active)
 
     def _step(self, batch: Batch, effective: Effective, active: tuple[int, ...]) -> None:
-        is_taken = self.scaling.unscale(self.optimizer)
-        if self.learning is not None and is_taken:
-            self.learning.before(self.step)
-        self.scaling.step(self.optimizer)
-        if self.learning is not None and is_taken:
-            self.learning.after(self.step, batch=batch, effective=effective, active=active)
-        if self.learning is not None and not is_taken:
-            self.learning.skipped(self.step)
+        learning = self.learning
+        if not self.scaling.unscale(self.optimizer):
+            if learning is not None:
+                learning.skipped(self.step)
+        else:
+            if learning is not None:
+                learning.before(self.step)
+            self.scaling.step(self.optimizer)
+            if learning is not None:
+                learning.after(self.step, batch=batch, effective=effective, active=active)
+        self.scaling.adapt()
 
     def active(self, effective: Effective) -> tuple[int, ...]:
         """The pathways to be computed at this step: all at the first, which measures their scales; later

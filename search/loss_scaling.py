@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,11 +28,18 @@ class LossScaling:
         self._scaler.unscale_(optimizer)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        return bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        return bool(torch.stack(torch._foreach_norm(gradients, ord=math.inf)).isfinite().all())
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimiser's step, unless gradients overflowed; then the scale is adapted."""
+        """The optimiser's step, for gradients that are finite.
+
+        The scaler could leave a step out by itself, but then a fused SGD whose first step is left out begins
+        the second with momentum from uninitialised memory (torch 2.15).
+        """
         self._scaler.step(optimizer)
+
+    def adapt(self) -> None:
+        """After each step, taken or left out: the scale falls after an overflow, and rises in good times."""
         self._scaler.update()
 
     def figures(self) -> dict[str, float]:
