@@ -23,6 +23,7 @@ from search.datasets import Entry, kinds
 from search.datasets.labels import MAX_CLASSES
 from search.problems import SearchProblem
 
+BUILT_IN = "digits"
 FALLBACK = "imagefolder"
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -53,12 +54,12 @@ class DatasetTable(BaseModel):
 
 def find_entry(name: str, datasets_file: Path | None) -> Entry:
     """The data set of that name, or SearchProblem `unknown_dataset` with the nearest names."""
-    if name == "digits":
-        return Entry(name="digits", kind="digits")
+    if name == BUILT_IN:
+        return Entry(name=BUILT_IN, kind="digits")
     tables = read_tables(datasets_file)
     if datasets_file is not None and name in tables:
         return entry_of(name, tables[name], datasets_file)
-    known = ["digits", *tables]
+    known = [BUILT_IN, *tables]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     raise SearchProblem(f"unknown data set {name!r}; {hint}", code="unknown_dataset")
@@ -74,6 +75,8 @@ def read_tables(datasets_file: Path | None) -> dict[str, Any]:
         raise _faulty(f"{datasets_file.name} cannot be read: {error}") from error
     if not isinstance(tables, dict):
         raise _faulty(f"`datasets` in {datasets_file.name} is not a table: write [datasets.NAME]")
+    if BUILT_IN in tables:
+        raise _faulty(f"[datasets.{BUILT_IN}] in {datasets_file.name}: {BUILT_IN} are built in; rename it")
     return tables
 
 
@@ -120,7 +123,8 @@ def entry_of_directory(name: str, directory: Path) -> Entry:
 
 def name_of_directory(directory: Path) -> str:
     """A data set's name for a directory: its own last part, of the characters that names have."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", directory.resolve().name).strip("-") or "data"
+    name = re.sub(r"[^A-Za-z0-9]+", "-", directory.resolve().name).strip("-") or "data"
+    return f"own-{name}" if name == BUILT_IN else name
 
 
 def write_datasets_file(path: Path, directory: Path) -> None:

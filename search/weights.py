@@ -93,8 +93,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
     """Load a file into a network, every entry of it, exactly.
 
-    Raises SearchProblem `weights_do_not_fit` naming what is missing, left over or of another shape, and
-    `weights_unreadable`.
+    Raises SearchProblem `weights_do_not_fit` naming what is missing, left over or of another shape,
+    `weights_not_finite` naming what holds NaN, and `weights_unreadable`.
     """
     state = read_state(path)
     expected = network.state_dict()
@@ -113,7 +113,19 @@ def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
             f"{'; '.join(parts)}. Give the model's own weights, or the model that they belong to",
             code="weights_do_not_fit",
         )
+    _require_finite(state, path)
     network.load_state_dict(state, strict=True)
+
+
+def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    broken = sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all())
+    if broken:
+        raise SearchProblem(
+            f"the weights in {path.name} hold NaN or infinite values ({len(broken)} entries: "
+            f"{', '.join(broken[:2])}{'...' if len(broken) > 2 else ''}): the training that wrote them went "
+            "wrong; give an earlier checkpoint, or train anew with a lower learning rate",
+            code="weights_not_finite",
+        )
 
 
 def write_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:

@@ -90,4 +90,7 @@ def _first(contents: dict[bytes, Any], path: Path, *keys: bytes) -> Any:
 
 
 def _malformed(path: Path, reason: str) -> SearchProblem:
-    return SearchProblem(f"{path} is not a CIFAR file: {reason}", code="dataset_unreadable")
+    return SearchProblem(
+        f"{path} is not a CIFAR file: {reason}; fetch the published file anew",
+        code="dataset_unreadable",
+    )

@@ -91,5 +91,6 @@ def read_pickle(path: Path) -> dict[bytes, Any]:
 
 def _refused(path: Path, reason: str) -> SearchProblem:
     return SearchProblem(
-        f"{path} is not a CIFAR file that can be read safely ({reason})", code="dataset_unreadable"
+        f"{path} is not a CIFAR file that can be read safely ({reason}): fetch the published file anew",
+        code="dataset_unreadable",
     )

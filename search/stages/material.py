@@ -11,22 +11,25 @@ from torch import Tensor
 from search.data import Dataset, ImageSet, open_dataset
 from search.evaluate import EVALUATION_BATCH, evaluate, predict
 from search.models import TappedModel, Weights, build_model, weights_sha256
+from search.preflight import require_batches
 from search.problems import SearchProblem
 from search.spec import JobSpec, Splits
 from search.trial import TrialSetting
 
 
 def dataset_of(setting: TrialSetting) -> Dataset:
-    """The job's data set, split and in memory."""
+    """The job's data set, split and in memory. Raises SearchProblem, also for splits below one batch."""
     data = setting.spec.data
     places = setting.places
-    return _dataset(
+    found = _dataset(
         data.name,
         data.splits.model_dump_json(),
         places.datasets_file,
         data.input_size,
         places.cache_directory,
     )
+    require_batches(setting.spec, found)
+    return found
 
 
 @lru_cache(maxsize=2)

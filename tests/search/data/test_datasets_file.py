@@ -80,6 +80,16 @@ class TestDatasetsFile:
         with pytest.raises(SearchProblem, match="not a directory"):
             write_datasets_file(path, tmp_path / "gone")
 
+    def test_a_directory_called_digits_is_not_taken_for_the_built_in_ones(self, tmp_path: Path) -> None:
+        write_images(tmp_path / "digits")
+        path = tmp_path / "datasets.toml"
+        write_datasets_file(path, tmp_path / "digits")
+        name = name_of_directory(tmp_path / "digits")
+        assert open_dataset(name, Splits(), datasets_file=path).classes == 3
+        path.write_text("[datasets.digits]\nkind = 'imagefolder'\npath = 'digits'\n")
+        with pytest.raises(SearchProblem, match=r"digits are built in; rename it"):
+            open_dataset("flowers", Splits(), datasets_file=path)
+
     def test_the_catalogue_lists_all_without_decoding(self, tmp_path: Path) -> None:
         write_images(tmp_path / "flowers")
         write_cifar(tmp_path / "cifar")
