@@ -22,6 +22,7 @@ from search.records import (
 from search.spec import JobSpec
 
 Say = Callable[[str], None]
+_ORDER = list(StageName)
 
 
 @dataclass
@@ -46,7 +47,11 @@ class PooledJob:
         fails."""
         running: dict[TrialKey, TrialRecord] = {}
         while True:
-            match next_trials(self.spec, [*self.records, *running.values()]):
+            # Runs of later stages may be the benchmark's own, which the plan does not know.
+            known = [
+                record for record in self.records if _ORDER.index(record.key.stage) < _ORDER.index(until)
+            ]
+            match next_trials(self.spec, [*known, *running.values()]):
                 case Start(proposals) if proposals[0].key.stage is not until:
                     for proposal in proposals:
                         running[proposal.key] = _proposed(proposal)
@@ -83,6 +88,10 @@ class PooledJob:
     def _keep(self, record: TrialRecord) -> None:
         self.ledger.add(self.part, [record])
         self.say(f"{self.part:>6} {record.key}: {_in_words(record)}")
+
+
+def _comes_before(stage: StageName, until: StageName) -> bool:
+    return _ORDER.index(stage) < _ORDER.index(until)
 
 
 def _proposed(proposal: Proposal) -> TrialRecord:
