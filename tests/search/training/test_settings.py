@@ -173,7 +173,7 @@ def test_a_compiled_run_is_the_same_run_and_its_state_too() -> None:
     rows = finished(plain), finished(faster)
     assert rows[0][0] == pytest.approx(rows[1][0], rel=1e-4)
     for one, other in zip(*rows, strict=True):
-        assert one == pytest.approx(other, rel=0.1)
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.02)
     assert plain.student.state_dict().keys() == faster.student.state_dict().keys()
     plain.load(faster.state())
     ended = weights(faster)
