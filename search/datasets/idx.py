@@ -19,7 +19,7 @@ from search.datasets.arrays import brought_to
 from search.datasets.contents import Contents, Entry, Labelled, Part, register_kind
 from search.datasets.decoded import MAX_BYTES, fingerprint, require_room, stored
 from search.datasets.labels import numbered
-from search.datasets.parts import roles
+from search.datasets.parts import require_apart, roles
 from search.datasets.pictures import bytes_of_floats
 from search.datasets.places import require_inside, root_of, visible
 from search.problems import SearchProblem
@@ -109,10 +109,12 @@ def find_pairs(entry: Entry) -> dict[Part, Pair]:
     root = root_of(entry)
     folder = _folder(root)
     matches = [match for found in visible(folder, root) if (match := _NAME.fullmatch(found.name))]
+    named = {part: (prefix,) for part in Part if (prefix := entry.named(part))}
+    claimed = require_apart(entry, {part: [folder / name for name in names] for part, names in named.items()})
     found = {}
     for part, usual in _PREFIXES.items():
-        named = entry.named(part)
-        pair = _pair(entry, folder, matches, part, (named,) if named else usual)
+        prefixes = named.get(part) or [name for name in usual if folder / name not in claimed]
+        pair = _pair(entry, folder, matches, part, prefixes)
         if pair is not None:
             found[part] = pair
     if Part.TRAIN not in found:

@@ -10,7 +10,7 @@ import torch
 from search.datasets.contents import Contents, Entry, Labelled, Part, register_kind
 from search.datasets.decoded import fingerprint, require_room, stored
 from search.datasets.labels import in_natural_order
-from search.datasets.parts import PART_NAMES, roles
+from search.datasets.parts import PART_NAMES, require_apart, roles
 from search.datasets.pictures import (
     SUFFIXES,
     Format,
@@ -87,23 +87,28 @@ def list_folder(entry: Entry) -> Folder:
 
 def _part_roots(entry: Entry, root: Path) -> dict[Part, Path]:
     """The folders of the parts: as named, or by their usual names where there is one for training."""
-    found = {part: folder for part in Part if (folder := _usual(entry, root, part))}
-    if Part.TRAIN not in found and entry.train is None:
-        found = {part: folder for part, folder in found.items() if entry.named(part) is not None}
+    found = {part: folder for part in Part if (folder := _named(entry, root, part))}
+    claimed = require_apart(entry, {part: [folder] for part, folder in found.items()})
+    usual = {part: folder for part in Part if (folder := _usual(root, part)) and folder not in claimed}
+    if Part.TRAIN in {**usual, **found}:
+        found = {**usual, **found}
     return roles(entry, found)
 
 
-def _usual(entry: Entry, root: Path, part: Part) -> Path | None:
-    """The folder of a part: as named, or one of the usual names."""
+def _named(entry: Entry, root: Path, part: Part) -> Path | None:
     name = entry.named(part)
-    if name is not None:
-        found = child(root, name)
-        if not found.is_dir():
-            raise SearchProblem(
-                f"{found} is not a directory: correct `{part}` of {entry.name!r}", code="dataset_unreadable"
-            )
-        return found
-    return next((child(root, usual) for usual in PART_NAMES[part] if (root / usual).is_dir()), None)
+    if name is None:
+        return None
+    found = child(root, name)
+    if not found.is_dir():
+        raise SearchProblem(
+            f"{found} is not a directory: correct `{part}` of {entry.name!r}", code="dataset_unreadable"
+        )
+    return found
+
+
+def _usual(root: Path, part: Part) -> Path | None:
+    return next((child(root, name) for name in PART_NAMES[part] if (root / name).is_dir()), None)
 
 
 def _folders(directory: Path, root: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,11 +39,13 @@ def shards_by_part(entry: Entry, suffixes: tuple[str, ...]) -> dict[Part, list[P
     Raises SearchProblem `dataset_empty`, and `dataset_unreadable` for what leads out of the directory.
     """
     root = root_of(entry)
-    listed = sorted(_candidates(root, suffixes))
+    matched = {part: _matching(entry, root, part) for part in Part}
+    claimed = require_apart(entry, matched)
+    listed = sorted(path for path in _candidates(root, suffixes) if path not in claimed)
     told = {part: [path for path in listed if part_of(path.relative_to(root)) == part] for part in Part}
     if not any(told.values()):
         told[Part.TRAIN] = listed
-    found = {part: _matching(entry, root, part) or told[part] for part in Part}
+    found = {part: matched[part] or told[part] for part in Part}
     parts = roles(entry, {part: paths for part, paths in found.items() if paths})
     if Part.TRAIN not in parts:
         raise SearchProblem(
@@ -52,6 +54,23 @@ def shards_by_part(entry: Entry, suffixes: tuple[str, ...]) -> dict[Part, list[P
             code="dataset_empty",
         )
     return parts
+
+
+def require_apart(entry: Entry, named: Mapping[Part, Iterable[Path]]) -> set[Path]:
+    """All files or folders that the table names, of which none may be in two parts.
+
+    Raises SearchProblem `dataset_unreadable`: images on which a student is judged must not have taught it.
+    """
+    part_of_path: dict[Path, Part] = {}
+    for part, paths in named.items():
+        for path in paths:
+            other = part_of_path.setdefault(path, part)
+            if other != part:
+                raise SearchProblem(
+                    f"{path} is in two parts of {entry.name!r}, `{other}` and `{part}`: name every file once",
+                    code="dataset_unreadable",
+                )
+    return set(part_of_path)
 
 
 def part_of(path: Path) -> Part | None:

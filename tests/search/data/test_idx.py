@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import MNIST
 
 from search.data import Dataset, open_dataset
 from search.problems import SearchProblem
@@ -46,6 +47,22 @@ def test_plain_and_gzipped_files_are_read(tmp_path: Path, suffix: str) -> None:
     assert folder(tmp_path).split_sizes == {"train": 128, "meta": 16, "validation": 16, "test": 40}
 
 
+def test_images_and_labels_are_those_that_torchvision_reads(tmp_path: Path) -> None:
+    write_idx(tmp_path / "MNIST" / "raw", train_and_test(), suffix="")
+    dataset = folder(tmp_path / "MNIST")
+    ours = {
+        (image.numpy().tobytes(), label)
+        for split in dataset.splits.values()
+        for image, label in zip(split.images, split.labels.tolist(), strict=True)
+    }
+    theirs = [MNIST(tmp_path, train=is_train) for is_train in (True, False)]
+    assert ours == {
+        (image.numpy().tobytes(), label)
+        for part in theirs
+        for image, label in zip(part.data, part.targets.tolist(), strict=True)
+    }
+
+
 def test_torchvisions_folder_holds_each_file_twice(tmp_path: Path) -> None:
     for suffix in ("", ".gz"):
         write_idx(tmp_path / "raw", train_and_test(), suffix=suffix)
@@ -67,6 +84,12 @@ def test_other_beginnings_of_names_are_set_by_the_table(tmp_path: Path) -> None:
     refused(tmp_path, "dataset_empty", "`train`.*emnist-test, emnist-train")
     dataset = by_table(tmp_path, "train = 'emnist-train'\ntest = 'emnist-test'\n")
     assert dataset.split_sizes["test"] == 40
+
+
+def test_a_part_is_not_the_test_and_the_validation_split_at_once(tmp_path: Path) -> None:
+    write_idx(tmp_path, {"train": digits(0, 160), "validation": digits(160, 200)})
+    dataset = by_table(tmp_path, "test = 'validation'\n")
+    assert dataset.split_sizes == {"train": 128, "meta": 16, "validation": 16, "test": 40}
 
 
 @pytest.mark.parametrize("code", [0x08, 0x0B, 0x0C])

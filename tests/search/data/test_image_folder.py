@@ -190,6 +190,18 @@ class TestParts:
         write_images(tmp_path / "val", each=7)
         assert folder(tmp_path).split_sizes == {"train": 48, "meta": 6, "validation": 6, "test": 21}
 
+    def test_a_folder_is_never_two_parts(self, tmp_path: Path) -> None:
+        """What the table names as the test part is not the validation part as well, because of its name."""
+        write_images(tmp_path / "own" / "train", each=20)
+        write_images(tmp_path / "own" / "val", each=7)
+        file = tmp_path / "datasets.toml"
+        file.write_text("[datasets.own]\nkind = 'imagefolder'\npath = 'own'\ntest = 'val'\n")
+        sizes = open_dataset("own", Splits(), datasets_file=file).split_sizes
+        assert sizes == {"train": 48, "meta": 6, "validation": 6, "test": 21}
+        file.write_text(file.read_text() + "validation = 'val'\n")
+        with pytest.raises(SearchProblem, match=r"in two parts of 'own', `validation` and `test`"):
+            open_dataset("own", Splits(), datasets_file=file)
+
     def test_class_folders_may_have_the_names_of_parts(self, tmp_path: Path) -> None:
         """Without a folder for training, `test` is a class like any other."""
         write_images(tmp_path)

@@ -139,6 +139,11 @@ class TestParts:
             ("train = 'c-*.tar'\n", "dataset_empty", "matches `train = 'c-"),
             ("train = '../own/*.tar'\n", "dataset_unreadable", "leads out"),
             ("train = '/tmp/*.tar'\n", "dataset_unreadable", "leads out"),
+            (
+                "train = '*.tar'\ntest = '0.tar'\n",
+                "dataset_unreadable",
+                "in two parts .* name every file once",
+            ),
         ],
     )
     def test_a_pattern_that_finds_nothing_inside_is_refused(
