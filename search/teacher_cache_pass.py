@@ -38,9 +38,9 @@ class TeacherPass:
     policy: str
     seed: int
     device: torch.device = CPU
+    taps: Taps = "output"
     precision: Precision = "float32"
     channels_last: bool = False
-    taps: Taps = "output"
 
     @property
     def dtype(self) -> torch.dtype:

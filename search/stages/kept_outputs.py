@@ -44,9 +44,9 @@ def teacher_pass(
         policy=training.augmentation,
         seed=setting.spec.data.splits.seed,
         device=torch.device(setting.device),
+        taps=taps,
         precision=training.precision,
         channels_last=training.channels_last,
-        taps=taps,
     )
 
 

@@ -117,7 +117,7 @@ class PreflightRun:
         found = self._kept_of_job(run)
         if found is None:
             return None
-        whole = teacher_pass(self.setting, self.teacher, self._one_batch)
+        whole = teacher_pass(self.setting, self.teacher, self._one_batch, taps=run.process.taps)
         return TeacherCache(directory, whole, stages=found.stages)
 
     def _kept_of_job(self, run: RunParameters) -> TeacherCache | None:

@@ -14,6 +14,7 @@ from torch import nn
 from search.augment import views
 from search.data import ImageSet, as_float
 from search.models import TappedModel
+from search.tapped import Taps
 from search.teacher_cache import TeacherCache
 from search.teacher_cache_files import OutputFiles
 from search.teacher_cache_pass import TeacherPass, stages_that_fit
@@ -85,8 +86,10 @@ class Scaled(nn.Module):
         self.model, self.factor = model, factor
         self.preprocessing = model.preprocessing
 
-    def forward_taps(self, seen: torch.Tensor, stages: Any) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        logits, maps = self.model.forward_taps(seen, stages)
+    def forward_taps(
+        self, seen: torch.Tensor, stages: Any, *, taps: Taps
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        logits, maps = self.model.forward_taps(seen, stages, taps=taps)
         return logits, {stage: self.factor * value for stage, value in maps.items()}
 
 
@@ -136,6 +139,15 @@ class TestMaps:
         assert before == [
             path.stat().st_mtime_ns for path in (tmp_path / "teacher_outputs").glob("*/*logits*")
         ]
+
+    def test_maps_before_the_activation_are_other_files(self, tmp_path: Path, passes: list[Any]) -> None:
+        after = cache(tmp_path, stages=[LAST]).read(EVERY, 0, [LAST])
+        before = cache(tmp_path, stages=[LAST], taps="pre_activation").read(EVERY, 0, [LAST])
+        assert torch.equal(before[0], after[0])
+        assert (before[1][LAST] < 0).any()
+        assert torch.equal(before[1][LAST].relu(), after[1][LAST])
+        assert len(stored(tmp_path)) == 3
+        assert passes == [(0, (LAST,)), (0, (LAST,))]
 
 
 class TestLimit:

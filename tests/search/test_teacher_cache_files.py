@@ -55,7 +55,7 @@ class TestSharing:
     def test_what_a_dead_builder_left_is_built_over(self, tmp_path: Path) -> None:
         own = cache(tmp_path, stages=[LAST])
         files = OutputFiles(tmp_path / "teacher_outputs", own.key, images=len(EVERY))
-        left = [files.path(0, name).with_suffix(".building") for name in ("logits", "stage-4")]
+        left = [files.path(0, name).with_suffix(".building") for name in ("logits", "stage-4-output")]
         files.directory.mkdir(parents=True)
         for path in left:
             path.write_bytes(b"half a file")
