@@ -39,8 +39,8 @@ class Form:
 
 
 FULL = Form(
-    short=Schedule(10, 10, trials=2, replay_seeds=2),
-    long=Schedule(60, 20, trials=1, replay_seeds=2, curve=(0.25, 0.5, 2.0), searched_curve=(0.25, 0.5)),
+    short=Schedule(12, 12, trials=1, rounds=2, replay_seeds=2),
+    long=Schedule(100, 33, trials=1, replay_seeds=2, curve=(0.25, 0.5, 2.0), searched_curve=(0.25, 0.5)),
     seeds=5,
     longer_seeds=3,
     orientation_seeds=2,
@@ -48,7 +48,7 @@ FULL = Form(
 )
 QUICK = Form(
     short=Schedule(6, 6, trials=1),
-    long=Schedule(24, 8, trials=1, curve=(0.5, 2.0), searched_curve=(0.5,)),
+    long=Schedule(40, 14, trials=1, curve=(0.5, 2.0), searched_curve=(0.5,)),
     seeds=2,
     longer_seeds=1,
     orientation_seeds=1,

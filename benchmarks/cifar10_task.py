@@ -36,6 +36,7 @@ TRAINING = Training(
     nesterov=True,
     weight_decay=5e-4,
     schedule="onecycle",
+    channels_last=True,
     augmentation="crop_flip",
     views=8,
     report_every_steps=1000,
@@ -46,7 +47,7 @@ SPACE = Space(
     transforms=[["projection"]],
     distances=[["mse", "attention"]],
     logit_losses=[["kd"]],
-    process_learning_rate=Range(low=0.05, high=0.05),
+    process_learning_rate=Range(low=0.05, high=0.2),
     update_every_steps=[1],
 )
 

@@ -27,6 +27,7 @@ TRAINING = Training(
     nesterov=True,
     weight_decay=5e-4,
     schedule="onecycle",
+    channels_last=True,
     augmentation="crop_flip",
     views=64,
     report_every_steps=50,
@@ -61,9 +62,7 @@ def _train(file: Path, data: Path, cache: Path, *, device: str, threads: int, ep
         if report is not None and report.step % 100 == 0:
             _say(run, report.figures, started)
     metadata = {"limbeck.role": "teacher", "limbeck.epochs": str(epochs)}
-    temporary = file.with_suffix(".part")
-    export_student(run.student, temporary, metadata)
-    temporary.replace(file)
+    export_student(run.student, file, metadata)
     accuracy = _accuracy(run.student, dataset.splits["test"], device)
     print(f"teacher: {100 * accuracy:.2f}% on test, {time.monotonic() - started:.0f} s", flush=True)
 
