@@ -93,8 +93,8 @@ class Student(SpecModel):
 class Splits(SpecModel):
     """Sizes of the seeded splits, in images; None leaves the data set's own default.
 
-    `meta` and `validation` are taken from the training images; `test` from the data set's own test images
-    where it has them. `train` limits the rest.
+    `meta` is taken from the training images; so are `validation` and `test` where the data set has no such
+    part of its own. `train` limits the rest.
     """
 
     train: PositiveInt | None = None
