@@ -103,7 +103,7 @@ def enumerate_pathways(
     """All pathways of a choice that fit: connections x transforms x distances, each once, in this order.
 
     `connections` is a rule's name, or pairs (teacher stage, student stage); pairs of stages that a model does
-    not have are left out.
+    not have are left out (preflight refuses them, by `absent_stages`).
 
     Raises UnknownConnectionsError. The list is empty where no pair of stages fits, for example when
     `identity` meets stages of different widths, and where nothing is connected.
@@ -122,6 +122,27 @@ def enumerate_pathways(
             if fits(pathway, teacher_stage, student_stage, input_size=input_size) is None:
                 pathways.append(pathway)
     return pathways
+
+
+def absent_stages(
+    connections: str | Sequence[Sequence[int]],
+    teacher_stages: Sequence[Stage],
+    student_stages: Sequence[Stage],
+) -> str | None:
+    """What listed pairs name that the models do not have; None for a rule, and where all is there."""
+    pairs = [] if isinstance(connections, str) else [(teacher, student) for teacher, student in connections]
+    lists = (
+        ("teacher", teacher_stages, [teacher for teacher, _ in pairs]),
+        ("student", student_stages, [student for _, student in pairs]),
+    )
+    found = [
+        f"stage {index} of the {role}, which has "
+        + (f"stages 0 to {len(stages) - 1}" if len(stages) else "no stages")
+        for role, stages, named in lists
+        for index in sorted(set(named))
+        if index >= len(stages)
+    ]
+    return "; ".join(found) or None
 
 
 def _connected(

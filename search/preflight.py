@@ -10,7 +10,9 @@ from typing import Any
 from search.data import Dataset, majority_rate
 from search.evaluate import EVALUATION_BATCH, evaluate
 from search.models import TappedModel, weights_sha256
+from search.pathway_rules import CONNECTIONS, absent_stages
 from search.problems import SearchProblem
+from search.recipe import Stage
 from search.records import PreflightResult
 from search.spec import JobSpec
 
@@ -35,9 +37,10 @@ def run_preflight(
     """Check a job's parts and measure its steps.
 
     The teacher need not be trained yet (`is_teacher_ready`): then its accuracy is left out, with a note.
-    Raises SearchProblem: dataset_too_small, teacher_check_failed.
+    Raises SearchProblem: dataset_too_small, pathway_does_not_fit, teacher_check_failed.
     """
     require_batches(spec, dataset)
+    require_stages(spec, teacher=teacher.stages, student=student.stages)
     validation = dataset.splits["validation"]
     majority = majority_rate(validation.labels, classes=dataset.classes)
     floor = floor_accuracy(spec, majority=majority)
@@ -104,6 +107,18 @@ def require_batches(spec: JobSpec, dataset: Dataset) -> None:
                 f"the {split} split has {available} images, fewer than one batch of {size}: set {field} to "
                 f"at most {available}, or data.splits.{split} higher",
                 code="dataset_too_small",
+            )
+
+
+def require_stages(spec: JobSpec, *, teacher: list[Stage], student: list[Stage]) -> None:
+    """Raise SearchProblem `pathway_does_not_fit` where listed connections name stages that are not there."""
+    for place, connections in enumerate(spec.search.space.connections):
+        absent = absent_stages(connections, teacher, student)
+        if absent is not None:
+            raise SearchProblem(
+                f"search.space.connections.{place} names {absent}: name stages that are there, or use a rule "
+                f"({', '.join(CONNECTIONS)})",
+                code="pathway_does_not_fit",
             )
 
 

@@ -7,11 +7,14 @@ import sys
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from search import pathway_rules
-from search.pathway_rules import UnknownConnectionsError, enumerate_pathways, fits
+from search.pathway_rules import UnknownConnectionsError, absent_stages, enumerate_pathways, fits
+from search.preflight import require_stages
+from search.problems import SearchProblem
 from search.recipe import Pathway, Stage
-from search.spec import Rule
+from search.spec import JobSpec, Rule, Space
 
 
 def stages(*channels: int, first_reduction: float = 2.0) -> list[Stage]:
@@ -22,7 +25,9 @@ def stages(*channels: int, first_reduction: float = 2.0) -> list[Stage]:
     ]
 
 
-def pairs(connections: str, teacher: list[Stage], student: list[Stage]) -> list[tuple[int, int]]:
+def pairs(
+    connections: str | list[list[int]], teacher: list[Stage], student: list[Stage]
+) -> list[tuple[int, int]]:
     return [
         (pathway.teacher_stage, pathway.student_stage)
         for pathway in enumerate_pathways(connections, ["projection"], ["mse"], teacher, student)
@@ -66,6 +71,57 @@ class TestConnections:
     def test_an_unknown_rule_is_refused_by_name(self) -> None:
         with pytest.raises(UnknownConnectionsError, match=r"'nearest'.*same_depth"):
             enumerate_pathways("nearest", ["projection"], ["mse"], stages(8), stages(8))
+
+
+class TestListedPairs:
+    def test_each_pair_is_a_connection_once_in_the_order_given(self) -> None:
+        found = pairs([[2, 1], [0, 0], [2, 1]], stages(8, 16, 32), stages(4, 8))
+        assert found == [(2, 1), (0, 0)]
+
+    def test_every_pair_gets_every_transform_and_distance(self) -> None:
+        found = enumerate_pathways(
+            [[1, 0], [0, 1]], ["linear", "projection"], ["mse", "gram"], stages(8, 16), stages(4, 8)
+        )
+        assert len(found) == 8
+        assert len({pathway.name for pathway in found}) == 8
+
+    def test_pairs_of_stages_that_are_not_there_are_left_out_and_told_of(self) -> None:
+        teacher, student = stages(8, 16, 32), stages(4, 8)
+        listed = [[3, 0], [2, 1], [0, 2], [9, 7]]
+        assert pairs(listed, teacher, student) == [(2, 1)]
+        said = absent_stages(listed, teacher, student)
+        assert said == (
+            "stage 3 of the teacher, which has stages 0 to 2; stage 9 of the teacher, which has stages 0 to "
+            "2; stage 2 of the student, which has stages 0 to 1; stage 7 of the student, which has stages 0 "
+            "to 1"
+        )
+        assert absent_stages([[2, 1]], teacher, student) is None
+        assert absent_stages("same_depth", teacher, []) is None
+        assert absent_stages([[0, 0]], teacher, []) == "stage 0 of the student, which has no stages"
+
+    def test_every_rule_can_be_written_as_a_list(self) -> None:
+        teacher, student = stages(8, 8, 8, 8), stages(4, 4, 4)
+        for rule in pathway_rules.CONNECTIONS:
+            by_rule = pairs(rule, teacher, student)
+            assert pairs([list(pair) for pair in by_rule], teacher, student) == by_rule
+
+    def test_a_spec_takes_them_and_refuses_what_is_no_pair(self) -> None:
+        assert Space(connections=["last", [[0, 0], [1, 2]]]).connections[1] == [[0, 0], [1, 2]]
+        for wrong in ([[0]], [[0, 1, 2]], [[-1, 0]], [["last", 0]], []):
+            with pytest.raises(ValidationError):
+                Space(connections=[wrong])  # type: ignore[list-item]
+
+    def test_preflight_refuses_stages_that_are_not_there_and_says_where_and_what_to_do(self) -> None:
+        spec = JobSpec(
+            teachers=[{"model": "test_resnet"}],  # type: ignore[list-item]
+            student={"model": "test_vit"},  # type: ignore[arg-type]
+            search={"space": {"connections": ["last", [[1, 1]], [[2, 1], [3, 0]]]}},  # type: ignore[arg-type]
+        )
+        with pytest.raises(SearchProblem, match=r"connections\.2 names stage 3 of the teacher") as caught:
+            require_stages(spec, teacher=stages(8, 16, 32), student=stages(4, 8))
+        assert caught.value.code == "pathway_does_not_fit"
+        assert "0 to 2" in str(caught.value)
+        require_stages(spec, teacher=stages(8, 16, 32, 64), student=stages(4, 8))
 
 
 class TestPathways:
