@@ -51,11 +51,13 @@ def lower(arm: Accuracies, baseline: Accuracies) -> float:
 def epochs_fraction(figures: Figures) -> float:
     """Share of plain KD's epochs after which the searched process reaches plain KD's final accuracy.
 
-    Between the numbers of epochs that were run, mean accuracies are interpolated linearly; infinite where it
-    is not reached, and the smallest share that was run where all reach it.
+    Means over the seeds that all have. Between the numbers of epochs that were run they are interpolated
+    linearly; infinite where it is not reached, and the smallest share that was run where all reach it.
     """
-    goal = fmean(figures.arms["plain_kd"].values())
-    curve = [(epochs, fmean(runs.values())) for epochs, runs in sorted(figures.searched_curve.items())]
+    plain, searched = figures.arms["plain_kd"], sorted(figures.searched_curve.items())
+    seeds = set(plain).intersection(*(runs for _, runs in searched))
+    goal = fmean(plain[seed] for seed in seeds)
+    curve = [(epochs, fmean(runs[seed] for seed in seeds)) for epochs, runs in searched]
     if curve[0][1] >= goal:
         return curve[0][0] / figures.epochs
     for (before, low), (after, high) in pairwise(curve):
