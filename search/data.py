@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.datasets import Contents, Entry, Part, reader_of
+from search.datasets import Contents, Entry, Part, kinds, reader_of
 from search.datasets_file import entry_of, entry_of_directory, find_entry, read_tables
 from search.problems import SearchProblem
 from search.spec import Splits
@@ -60,8 +61,9 @@ class Dataset:
 
         The train split comes first, so that an image has the same index in both.
         """
-        names = ("train",) if splits == "search" else ("train", "meta", "validation")
-        parts = [self.splits[name] for name in names]
+        if splits == "search":
+            return self.splits["train"]
+        parts = [self.splits[name] for name in ("train", "meta", "validation")]
         return ImageSet(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
 
 
@@ -124,6 +126,12 @@ def available_datasets(datasets_file: Path | None) -> list[dict[str, Any]]:
             figures = {"error": problem.message}
         found.append({"name": name, "kind": kind, **figures})
     return found
+
+
+def data_kinds() -> dict[str, str]:
+    """What each kind of data set is, in a sentence."""
+    modules = {name: sys.modules[kind.read.__module__] for name, kind in kinds().items()}
+    return {name: (module.__doc__ or "").strip().splitlines()[0] for name, module in modules.items()}
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -13,36 +13,52 @@ from search.evaluate import EVALUATION_BATCH, evaluate, predict
 from search.models import TappedModel, Weights, build_model, weights_sha256
 from search.preflight import require_batches
 from search.problems import SearchProblem
-from search.spec import JobSpec, Splits
-from search.trial import TrialSetting
+from search.spec import Data, JobSpec, Splits
+from search.trial import Places, TrialSetting
 
 
 def dataset_of(setting: TrialSetting) -> Dataset:
     """The job's data set, split and in memory. Raises SearchProblem, also for splits below one batch."""
-    data = setting.spec.data
-    places = setting.places
-    found = _dataset(
-        data.name,
-        data.splits.model_dump_json(),
-        places.datasets_file,
-        data.input_size,
-        places.cache_directory,
-    )
+    found = _dataset(_data_key(setting.spec.data, setting.places))
     require_batches(setting.spec, found)
     return found
 
 
+def training_images(setting: TrialSetting, *, splits: str) -> ImageSet:
+    """What a run on these splits trains on; put together once for all runs of this process."""
+    return _training_images(_data_key(setting.spec.data, setting.places), splits)
+
+
+@dataclass(frozen=True)
+class _DataKey:
+    """All that an opened data set depends on."""
+
+    name: str
+    splits: str
+    input_size: int | None
+    datasets_file: Path | None
+    cache_directory: Path
+
+
+def _data_key(data: Data, places: Places) -> _DataKey:
+    splits = data.splits.model_dump_json()
+    return _DataKey(data.name, splits, data.input_size, places.datasets_file, places.cache_directory)
+
+
 @lru_cache(maxsize=2)
-def _dataset(
-    name: str, splits: str, datasets_file: Path | None, input_size: int | None, cache_directory: Path
-) -> Dataset:
+def _dataset(key: _DataKey) -> Dataset:
     return open_dataset(
-        name,
-        Splits.model_validate_json(splits),
-        datasets_file=datasets_file,
-        input_size=input_size,
-        cache_directory=cache_directory,
+        key.name,
+        Splits.model_validate_json(key.splits),
+        datasets_file=key.datasets_file,
+        input_size=key.input_size,
+        cache_directory=key.cache_directory,
     )
+
+
+@lru_cache(maxsize=2)
+def _training_images(key: _DataKey, splits: str) -> ImageSet:
+    return _dataset(key).training_images(splits)
 
 
 def build(spec: JobSpec, dataset: Dataset, model: str, *, seed: int, weights: Weights = None) -> TappedModel:
@@ -75,8 +91,7 @@ class _TeacherKey:
     """All that a loaded teacher depends on."""
 
     document: str
-    datasets_file: Path | None
-    cache_directory: Path
+    data: _DataKey
     file: Path
     changed: int
     device: str
@@ -97,27 +112,20 @@ def _teacher_key(setting: TrialSetting) -> _TeacherKey:
     if file is None:
         raise SearchProblem("the job's teacher trial has not stored its weights yet", code="teacher_missing")
     document = setting.spec.model_dump_json(include={"teachers", "student", "data"})
-    changed = file.stat().st_mtime_ns
-    return _TeacherKey(document, places.datasets_file, places.cache_directory, file, changed, setting.device)
-
-
-def _dataset_of(key: _TeacherKey) -> Dataset:
-    data = JobSpec.model_validate_json(key.document).data
-    return _dataset(
-        data.name, data.splits.model_dump_json(), key.datasets_file, data.input_size, key.cache_directory
-    )
+    key = _data_key(setting.spec.data, places)
+    return _TeacherKey(document, key, file, file.stat().st_mtime_ns, setting.device)
 
 
 @lru_cache(maxsize=2)
 def _teacher(key: _TeacherKey) -> LoadedTeacher:
     spec = JobSpec.model_validate_json(key.document)
-    model = build(spec, _dataset_of(key), spec.teacher.model, seed=0, weights=key.file).eval()
+    model = build(spec, _dataset(key.data), spec.teacher.model, seed=0, weights=key.file).eval()
     return LoadedTeacher(model.to(key.device), weights_sha256(model))
 
 
 @lru_cache(maxsize=4)
 def _teacher_logits(key: _TeacherKey, split: str) -> Tensor:
-    images = _dataset_of(key).splits[split].images
+    images = _dataset(key.data).splits[split].images
     return predict(_teacher(key).model, images, batch_size=EVALUATION_BATCH, device=key.device).cpu()
 
 

@@ -19,7 +19,7 @@ from search.preflight import run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters
 from search.stages.kept_outputs import kept_outputs, teacher_pass
-from search.stages.material import build, dataset_of, teacher_of
+from search.stages.material import build, dataset_of, teacher_of, training_images
 from search.teacher_cache import TeacherCache
 from search.trial import Outcome, TrialSetting
 
@@ -124,7 +124,8 @@ class PreflightRun:
         """As of the job's longest run on the most images, for which the fewest stages fit."""
         spec = self.setting.spec
         longest = run.model_copy(update={"epochs": max(spec.budget.epochs_per_trial, spec.proof_epochs)})
-        return kept_outputs(self.setting, longest, self.teacher, self.dataset.training_images("proof"))
+        images = training_images(self.setting, splits="proof")
+        return kept_outputs(self.setting, longest, self.teacher, images)
 
     def _teacher_seconds(self) -> float:
         """Seconds of the teacher on one batch where its outputs are kept; else they are part of the steps."""

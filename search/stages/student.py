@@ -15,7 +15,7 @@ from search.models import TappedModel, export_student, weights_sha256
 from search.randomness import mix
 from search.records import RunParameters, RunResult
 from search.stages.kept_outputs import kept_outputs
-from search.stages.material import build, dataset_of, teacher_logits, teacher_of
+from search.stages.material import build, dataset_of, teacher_logits, teacher_of, training_images
 from search.trial import Outcome, Purpose, TrialSetting
 
 
@@ -46,7 +46,7 @@ class StudentRun:
         teacher = None
         if process.logit_losses or process.pathways:
             teacher = teacher_of(setting)
-        train = self.dataset.training_images(self.parameters.splits)
+        train = training_images(setting, splits=self.parameters.splits)
         self.kept = kept_outputs(setting, self.parameters, teacher.model, train) if teacher else None
         material = Material(
             student=student,
