@@ -1,17 +1,23 @@
-"""`python -m search.find` and `python -m search.distill` as their users type them."""
+"""`python -m search.find`, `search.distill` and `search.proof` as their users type them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from search import distill_command, find, proof
+from search.options import SharedOptions
 from search.recipe import Recipe
+from search.registry import load_everything, methods
+from tests.search.command_runner import invoke
 
-PAIR = ["--teacher", "test_resnet", "--student", "test_efficientnet"]
+PAIR = ["--teacher", "test_resnet", "--student", "test_efficientnet", "--threads=1"]
 
 
 def run(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -28,14 +34,14 @@ def test_find_then_distill_by_what_was_found(tmp_path: Path) -> None:
         "--epochs=1",
         "--trials=2",
         "--max-steps=4",
-        "--threads=1",
         cwd=tmp_path,
     )
     assert found.returncode == 0, found.stderr
     recipe = Recipe.model_validate_json((tmp_path / "found.json").read_text())
     trials = [trial["key"] for trial in recipe.evidence["trials"]]  # type: ignore[index,union-attr]
     assert sum(key.startswith("search-searched") for key in trials) == 2
-    assert recipe.process.pathways
+    assert [one["chosen"] for one in recipe.evidence["replays"]].count(True) == 1  # type: ignore[union-attr,index,call-overload]
+    assert "validation accuracy" in found.stderr
     done = run("search.distill", "--recipe", "found.json", "--max-steps=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "distilled" / "result.json").read_text())
@@ -56,9 +62,26 @@ def test_find_then_distill_by_what_was_found(tmp_path: Path) -> None:
 
 
 def test_an_untrained_teacher_is_warned_of(tmp_path: Path) -> None:
-    done = run("search.distill", *PAIR, "--untrained-teacher", "--max-steps=2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "untrained" in done.stderr
+    done = invoke(
+        distill_command.main, *PAIR, "--untrained-teacher", "--max-steps=2", f"--out={tmp_path / 'out'}"
+    )
+    assert done.exit_code == 0, done.output
+    assert "untrained" in done.output
+
+
+def test_any_field_of_the_spec_can_be_set(tmp_path: Path) -> None:
+    done = invoke(
+        distill_command.main,
+        *PAIR,
+        "--untrained-teacher",
+        "--set=training.batch_size=100",
+        "--set=proof.seeds=[7, 8]",
+        "--epochs=1",
+        f"--out={tmp_path / 'out'}",
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["seed"], result["steps"]) == (7, 800 // 100)
 
 
 @pytest.mark.parametrize(
@@ -68,28 +91,42 @@ def test_an_untrained_teacher_is_warned_of(tmp_path: Path) -> None:
         ([*PAIR, "--teacher=test_resnett"], ["unknown_model", "test_resnet"]),
         ([*PAIR, "--data=digitz"], ["unknown_dataset", "digits"]),
         ([*PAIR, "--recipe=nowhere.json"], ["recipe_unreadable", "nowhere.json"]),
+        ([*PAIR, f"--recipe={__file__}"], ["recipe_invalid", "is not valid JSON"]),
         ([*PAIR, "--untrained-teacher", "--train-teacher=3"], ["spec_invalid", "only one of"]),
         ([*PAIR, "--teacher-weights=nowhere.safetensors"], ["weights_not_found", "nowhere.safetensors"]),
+        ([*PAIR, "--set=training.optimiser=sgd"], ["spec_invalid", "did you mean 'optimizer'?"]),
+        ([*PAIR, "--teachr=test_resnet"], ["No such option", "--teacher"]),
+        ([*PAIR, "--epochs=0"], ["--epochs", "greater than or equal to 1"]),
+        ([*PAIR, "--device=cuda:77", "--max-steps=1"], ["device_unavailable", "cuda:77"]),
+        ([*PAIR, "--device=gpu", "--max-steps=1"], ["device_unavailable", "gpu"]),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, arguments: list[str], said: list[str]) -> None:
-    done = run("search.distill", *arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert all(word in done.stderr for word in said), done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "distilled").exists()
+@pytest.mark.parametrize("main", [find.main, distill_command.main, proof.main])
+def test_a_mistake_is_named_with_its_remedy(
+    tmp_path: Path, main: Callable[..., None], arguments: list[str], said: list[str]
+) -> None:
+    done = invoke(main, *arguments, f"--out={tmp_path / 'out'}")
+    assert done.exit_code == 2, done.output
+    assert all(word in done.output for word in said), done.output
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert not (tmp_path / "out").is_file()
+
+
+@pytest.mark.parametrize("main", [find.main, distill_command.main, proof.main])
+def test_every_command_shares_its_options_and_says_what_they_do(main: Callable[..., None]) -> None:
+    shown = invoke(main, "--help").output
+    for field in fields(SharedOptions):
+        option = "--set" if field.name == "settings" else f"--{field.name.replace('_', '-')}"
+        assert option in shown
+    assert "may be repeated" in shown
 
 
 def test_the_library_lists_what_it_can_do(tmp_path: Path) -> None:
     listed = run("search", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert all(
-        word in listed.stdout for word in ("search.find", "projection", "attention", "softplus", "tpe")
-    )
-
-
-def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
-    done = run("search.distill", *PAIR, "--device=cuda:77", "--max-steps=1", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "device_unavailable" in done.stderr
-    assert "cuda:77" in done.stderr
+    for command in ("find", "distill", "proof"):
+        assert f"python -m search.{command} " in listed.stdout
+    load_everything()
+    for method in methods():
+        assert method.name in listed.stdout
+        assert method.kind.value.replace("_", " ") in listed.stdout
