@@ -1,4 +1,4 @@
-"""The oracle: whole training steps as one differentiable function, the optimisers written from their papers."""
+"""The oracle: training steps as one differentiable function, the optimisers written from their papers."""
 
 from __future__ import annotations
 
