@@ -63,9 +63,9 @@ class ProofOfSchedule:
             case Arm.SEARCHED:
                 return self.found.searched
             case Arm.SCHEDULE:
-                return self.found.learned_as_pruned
+                return self.found.schedule
             case Arm.CONSTANT:
-                return held(self.found.learned_as_pruned)
+                return held(self.found.schedule)
             case _:
                 return self.tuned
 
