@@ -47,7 +47,10 @@ class SharedOptions:
     student: Annotated[str | None, typer.Option("--student", help="Name of a timm model.")] = None
     data: Annotated[
         str | None,
-        typer.Option("--data", help="`digits`, a name of --datasets-file, or a directory of class folders."),
+        typer.Option(
+            "--data",
+            help="`digits`, a name of --datasets-file, or a directory (docs/datasets.md says of what kinds).",
+        ),
     ] = None
     datasets_file: Annotated[
         Path | None, typer.Option("--datasets-file", help="The datasets.toml in which --data is named.")

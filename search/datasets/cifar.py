@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from search.datasets.arrays import brought_to
 from search.datasets.contents import Contents, Entry, Labelled, register_kind
 from search.datasets.decoded import require_room
-from search.datasets.places import require_inside, root_of
+from search.datasets.places import require_file, require_inside, root_of
 from search.datasets.restricted_pickle import read_pickle
 from search.problems import SearchProblem
 
@@ -42,10 +43,16 @@ def recognises(directory: Path) -> bool:
 def read(entry: Entry, *, size: int | None) -> Contents:
     """The training and test files of a directory such as `cifar-10-batches-py` or `cifar-100-python`."""
     root = root_of(entry)
-    train = [root / name for name in _BATCHES if (root / name).is_file()] or [root / "train"]
-    test = root / "test_batch" if (root / "test_batch").is_file() else root / "test"
+    train = [root / name for name in _batches(root)] or [root / "train"]
+    test = root / ("test_batch" if _batches(root) else "test")
     names = list(entry.classes or _class_names(root))
     return Contents(_read_files(entry, train, size), names, test=_read_files(entry, [test], size))
+
+
+def _batches(root: Path) -> list[str]:
+    """The training files from the first to the last one there, so that one missing between is noticed."""
+    there = [index for index, name in enumerate(_BATCHES) if os.path.lexists(root / name)]
+    return list(_BATCHES[: there[-1] + 1]) if there else []
 
 
 def _class_names(root: Path) -> list[str]:
@@ -60,6 +67,7 @@ def _class_names(root: Path) -> list[str]:
 def _read_files(entry: Entry, paths: list[Path], size: int | None) -> Labelled:
     for path in paths:
         require_inside(path, root_of(entry))
+        require_file(path)
     parts = [_read_file(path) for path in paths]
     images = torch.cat([images for images, _ in parts])
     labels = torch.cat([labels for _, labels in parts])

@@ -21,7 +21,7 @@ from search.datasets.decoded import MAX_BYTES, fingerprint, require_room, stored
 from search.datasets.labels import numbered
 from search.datasets.parts import require_apart, roles
 from search.datasets.pictures import bytes_of_floats
-from search.datasets.places import require_inside, root_of, visible
+from search.datasets.places import require_file, require_inside, root_of, visible
 from search.problems import SearchProblem
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -150,6 +150,7 @@ def _pair(
             )
         if names:
             files[content] = folder / names[0]
+            require_file(files[content])
     if len(files) == 1 or (not files and entry.named(part)):
         raise SearchProblem(
             f"data set {entry.name!r}: the {part} part needs two files, PREFIX-images-idx3-ubyte and "

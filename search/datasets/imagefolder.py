@@ -18,7 +18,7 @@ from search.datasets.pictures import (
     files_as_pictures,
     survey,
 )
-from search.datasets.places import child, root_of, visible
+from search.datasets.places import child, files_in, root_of, visible
 from search.problems import SearchProblem
 
 SETTINGS = ("train", "validation", "test", "size", "channels", "classes")
@@ -127,7 +127,7 @@ def _list_part(entry: Entry, folder: Path, class_names: list[str], folders: set[
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
-        found = _images(folder / name, root) if name in folders else []
+        found = files_in(folder / name, root, SUFFIXES) if name in folders else []
         files += found
         labels += [label] * len(found)
     if not files:
@@ -137,11 +137,6 @@ def _list_part(entry: Entry, folder: Path, class_names: list[str], folders: set[
             code="dataset_empty",
         )
     return Listing(files, labels)
-
-
-def _images(folder: Path, root: Path) -> list[Path]:
-    found = (Path(file.path) for file in visible(folder, root))
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def _decode_folder(entry: Entry, folder: Folder, *, size: int | None) -> Contents:

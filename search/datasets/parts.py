@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from search.datasets.contents import Entry, Part
-from search.datasets.places import require_inside, root_of, visible
+from search.datasets.places import require_file, require_inside, root_of, visible
 from search.problems import SearchProblem
 
 T = TypeVar("T")
@@ -88,20 +88,22 @@ def has_shards(directory: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _candidates(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """In the root, in `data`, and in folders that are named after a part, in either."""
-    for found in visible(root, root):
-        if found.is_dir() and (found.name == "data" or found.name.lower() in _PART_OF):
-            yield from _below(Path(found.path), root, suffixes)
-        elif found.name.endswith(suffixes) and found.is_file():
-            yield Path(found.path)
+    """In the root, in `data`, and in folders that are named after a part, in either; no deeper."""
+    for folder in (root, root / "data"):
+        for place in (folder, *_part_folders(folder, root)):
+            yield from _shards_in(place, root, suffixes)
 
 
-def _below(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    for found in visible(folder, root):
-        if found.is_dir() and found.name.lower() in _PART_OF:
-            yield from _below(Path(found.path), root, suffixes)
-        elif found.name.endswith(suffixes) and found.is_file():
-            yield Path(found.path)
+def _part_folders(folder: Path, root: Path) -> list[Path]:
+    found = visible(folder, root) if folder.is_dir() else ()
+    return [Path(entry.path) for entry in found if entry.name.lower() in _PART_OF and entry.is_dir()]
+
+
+def _shards_in(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    found = visible(folder, root) if folder.is_dir() else ()
+    for path in (Path(entry.path) for entry in found if entry.name.endswith(suffixes)):
+        require_file(path)
+        yield path
 
 
 def _matching(entry: Entry, root: Path, part: Part) -> list[Path]:
@@ -115,9 +117,10 @@ def _matching(entry: Entry, root: Path, part: Part) -> list[Path]:
             "to `path`",
             code="dataset_unreadable",
         )
-    found = sorted(path for path in root.glob(pattern) if path.is_file())
+    found = sorted(root.glob(pattern))
     for path in found:
         require_inside(path, root)
+        require_file(path)
     if not found:
         raise SearchProblem(
             f"no file in {root} matches `{part} = {pattern!r}` of {entry.name!r}", code="dataset_empty"

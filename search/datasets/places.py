@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from search.datasets.contents import Entry
@@ -38,6 +38,33 @@ def visible(directory: Path, root: Path) -> Iterator[os.DirEntry[str]]:
             f"{directory} cannot be listed: {error.strerror or error}; give Limbeck the right to read it",
             code="dataset_unreadable",
         ) from error
+
+
+def files_in(directory: Path, root: Path, suffixes: Container[str]) -> list[Path]:
+    """The files of a directory with these endings, in lower case, sorted.
+
+    Raises SearchProblem `dataset_unreadable` for what has such a name and is no file: a link that leads
+    nowhere would be an image less without a word, and opening a pipe would wait for ever.
+    """
+    found = []
+    for entry in visible(directory, root):
+        path = Path(entry.path)
+        if path.suffix.lower() in suffixes:
+            require_file(path)
+            found.append(path)
+    return sorted(found)
+
+
+def require_file(path: Path) -> None:
+    """Raise SearchProblem `dataset_unreadable` for what is no file: a folder, a pipe, a link to nowhere."""
+    if not os.path.lexists(path):
+        raise SearchProblem(f"{path} is missing: fetch the data set anew", code="dataset_unreadable")
+    if not path.is_file():
+        raise SearchProblem(
+            f"{path} has the name of a data file and is none, but a folder, a pipe, or a link that leads "
+            "nowhere: mend or remove it",
+            code="dataset_unreadable",
+        )
 
 
 def require_inside(path: Path, root: Path) -> None:

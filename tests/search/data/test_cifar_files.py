@@ -39,6 +39,14 @@ class TestCifar:
         (tmp_path / "meta").write_bytes(pickle.dumps(meta, protocol=2))
         assert folder(tmp_path).class_names == ["a", "b", "c", "d"]
 
+    @pytest.mark.parametrize("name", ["data_batch_3", "test_batch"])
+    def test_a_missing_file_is_named(self, tmp_path: Path, name: str) -> None:
+        write_cifar(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(SearchProblem, match=r"is missing: fetch the data set anew") as caught:
+            folder(tmp_path)
+        assert caught.value.code == "dataset_unreadable"
+
     def test_another_size_on_request(self, tmp_path: Path) -> None:
         write_cifar(tmp_path)
         assert folder(tmp_path, input_size=16).splits["test"].images.shape == (30, 3, 16, 16)

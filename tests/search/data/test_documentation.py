@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
+from search.__main__ import main as list_everything
 from search.data import open_dataset
 from search.datasets import kinds
 from search.datasets.parts import PART_NAMES
@@ -92,6 +93,12 @@ def test_every_kind_has_its_part_and_its_table() -> None:
     assert {
         table["kind"] for block in BLOCKS for table in tomllib.loads(block)["datasets"].values()
     } == described
+
+
+def test_the_library_lists_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    list_everything()
+    listed = capsys.readouterr().out
+    assert all(re.search(rf"^  {kind} +\w+", listed, re.MULTILINE) for kind in kinds())
 
 
 def test_every_setting_is_explained_with_its_kinds() -> None:

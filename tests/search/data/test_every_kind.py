@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +145,22 @@ def test_a_file_that_leads_out_of_the_directory_is_refused(kind: str, tmp_path: 
     file.write_text(f"[datasets.own]\nkind = '{kind}'\npath = 'own'\n")
     with pytest.raises(SearchProblem, match=r"leads out.*copy") as caught:
         open_dataset("own", Splits(), datasets_file=file)
+    assert caught.value.code == "dataset_unreadable"
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_only_has_the_name_of_a_file_is_refused(kind: str, make: Any, tmp_path: Path) -> None:
+    root = written(kind, tmp_path / "own")
+    file = max((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    file.unlink()
+    make(file)
+    table = tmp_path / "datasets.toml"
+    table.write_text(f"[datasets.own]\nkind = '{kind}'\npath = 'own'\n")
+    with pytest.raises(
+        SearchProblem, match=r"none, but a folder, a pipe, or a link that leads nowhere"
+    ) as caught:
+        open_dataset("own", Splits(), datasets_file=table, cache_directory=tmp_path)
     assert caught.value.code == "dataset_unreadable"
 
 
