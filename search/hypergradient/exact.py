@@ -26,6 +26,7 @@ from search.hypergradient.again import (
     student_again,
 )
 from search.precision import Precision
+from search.problems import SearchProblem
 from search.registry import Kind, register
 
 SLOPES = ("logit_weights", "pathway_weights", "teacher_temperatures", "student_temperatures")
@@ -42,7 +43,15 @@ class Exact:
     def slope(self, step: Step, direction: Parameters) -> HyperGradient:
         """One forward pass of student and losses with tangents, and no graph through the network."""
         _silence_torch()
-        parts = [_slopes(step, part, direction) for part in range(len(step.parts))]
+        try:
+            parts = [_slopes(step, part, direction) for part in range(len(step.parts))]
+        except NotImplementedError as error:
+            raise SearchProblem(
+                f"{step.student.name} or a pathway has an operation without a forward-mode derivative "
+                f"({str(error).splitlines()[0]}); set search.process.hypergradient to finite_difference, or "
+                "choose another student",
+                code="model_unsupported",
+            ) from error
         return gathered(step, {name: torch.stack([s[name] for s in parts]).mean(0) for name in SLOPES})
 
     def pull_back(self, step: Step, direction: Parameters) -> tuple[HyperGradient, dict[str, Tensor]]:
