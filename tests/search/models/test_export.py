@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,6 +16,8 @@ import torch
 from search.models import TappedModel, export_student, weights_sha256
 from search.weights import read_metadata
 from tests.search.models.building import build, images
+
+MODELS_PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 
 
 class TestExport:
@@ -58,3 +64,28 @@ class TestExport:
         with torch.no_grad():
             assert torch.equal(loaded((images() - 0.3) / torch.tensor(0.25)), model(images()))
         assert weights_sha256(build("test_vit", seed=9, weights=path)) == weights_sha256(model)
+
+    @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "resnet8_w8"])
+    def test_the_documented_lines_load_it(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first example by its metadata alone, the second as a folder without any argument."""
+        model = build(name).eval()
+        monkeypatch.chdir(tmp_path)
+        export_student(model, Path("student.safetensors"), {})
+        found: dict[str, Any] = {}
+        for example in re.findall(r"```python\n(.*?)```", MODELS_PAGE.read_text(), re.DOTALL):
+            exec(example, found)
+            with torch.no_grad():
+                logits = found["model"].eval()((images() - 0.3) / torch.tensor(0.25))
+                assert torch.equal(logits, model(images()))
+
+    def test_a_net_that_timm_does_not_know_says_what_registers_it(self, tmp_path: Path) -> None:
+        export_student(build("resnet8_w8"), tmp_path / "own.safetensors", {})
+        export_student(build("test_resnet"), tmp_path / "timms.safetensors", {})
+        own, timms = (read_metadata(tmp_path / f"{name}.safetensors") for name in ("own", "timms"))
+        assert "requires_import" not in timms
+        known = "import timm; print(timm.is_model('resnet8_w8'))"
+        for code, said in ((known, "False"), (f"import {own['requires_import']}; {known}", "True")):
+            answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            assert answer.stdout.strip() == said
