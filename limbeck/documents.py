@@ -108,12 +108,26 @@ class Difference(Answer):
     seeds: int = 0
 
 
+class Replay(Answer):
+    """An edit of the learned process as it was judged on validation; one is the searched arm."""
+
+    arm: str
+    kind: str
+    pathways: int
+    accuracy: float
+    standard_error: float
+    accuracies: list[float] = Field(default_factory=list)
+    device_seconds: float = 0.0
+    chosen: bool = False
+
+
 class Report(Answer):
     """What a job found out: verdict, arms over all seeds on the untouched test split, differences, cost."""
 
     verdict: Verdict
     arms: list[ArmReport]
     differences: list[Difference] = Field(default_factory=list)
+    replays: list[Replay] = Field(default_factory=list)
     device_seconds: dict[str, float] = Field(default_factory=dict)
     test_images: int | None = None
     epochs: int | None = None

@@ -81,13 +81,26 @@ def _seconds(value: float | None) -> str:
 
 def report_view(report: Report) -> RenderableType:
     """The verdict, the arms and the cost."""
-    parts: list[RenderableType] = [report_table(report), _cost(report), Text()]
+    parts: list[RenderableType] = [report_table(report), _cost(report), Text(), *_replays(report)]
     parts += [Text(f"{arm.label} failed: {arm.failed}", style="red") for arm in report.arms if arm.failed]
     parts += [Text(f"Note: {note}", style="dim") for note in report.notes]
     parts.append(Text(f"Verdict: {report.verdict.sentence}", style="bold"))
     if report.verdict.longer_sentence:
         parts.append(Text(report.verdict.longer_sentence))
     return Group(*parts)
+
+
+def _replays(report: Report) -> list[Text]:
+    """What may become of the learned process, as validation judged it; the one that was taken is marked."""
+    if not report.replays:
+        return []
+    lines = [
+        f"{'*' if one.chosen else ' '} {one.arm.replace('_', ' '):16} {100 * one.accuracy:.2f} "
+        f"± {100 * one.standard_error:.2f} %, {one.pathways} pathways"
+        for one in report.replays
+    ]
+    heading = "The learned process on validation, ± standard error (* taken: the simplest of the best):"
+    return [Text("\n".join([heading, *lines]), style="dim"), Text()]
 
 
 def _cost(report: Report) -> Text:

@@ -28,6 +28,7 @@ from service.web.trials_view import (
 )
 
 RECENT_EVENTS = 30
+HELD = {"constant": "its final weights", "averaged": "the mean of its last third"}
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def _process(job: Job, found: Sequence[Trial]) -> tuple[ProcessView | None, str]
     best = best_search_trial(found)
     if best is not None:
         source = f"as search trial “{trial_title(best)}” learned it"
-        if (job.report or {}).get("process_kind") == "constant":
-            source += "; the searched arm holds its final weights throughout"
+        held = HELD.get((job.report or {}).get("process_kind", ""))
+        if held is not None:
+            source += f"; the searched arm holds {held} throughout"
         elif job.report is None:
             source += ", the best so far"
         return process_view((best.result or {}).get("process")), source

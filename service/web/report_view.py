@@ -41,6 +41,7 @@ class ReportView:
     test_images: int | None
     seeds: int
     notes: list[str]
+    replays: list[dict[str, Any]]
 
 
 def report_view(report: dict[str, Any] | None) -> ReportView | None:
@@ -67,6 +68,7 @@ def report_view(report: dict[str, Any] | None) -> ReportView | None:
         test_images=report.get("test_images"),
         seeds=max((len(arm.runs) for arm in arms), default=0),
         notes=list(report.get("notes", [])),
+        replays=list(report.get("replays", [])),
     )
 
 

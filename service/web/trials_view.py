@@ -132,9 +132,14 @@ def _choices(choices: Mapping[str, Any]) -> str:
         if name in BOOKKEEPING:
             continue
         if isinstance(value, list):
-            value = " + ".join(str(one) for one in value) or "none"
+            value = " + ".join(_part(one) for one in value) or "none"
         shown.append(f"{words(name)} {figure(value) if isinstance(value, float) else value}")
     return ", ".join(shown)
+
+
+def _part(one: Any) -> str:
+    """A name, or a pair [teacher stage, student stage]."""
+    return f"t{one[0]} → s{one[1]}" if isinstance(one, list) and len(one) == 2 else str(one)
 
 
 def _note(trial: Trial, curve: Sequence[MetricRow]) -> str:

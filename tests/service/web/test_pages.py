@@ -70,7 +70,7 @@ class TestList:
         assert "Digits, small ResNet to EfficientNet" in text
         assert "test_resnet → test_efficientnet on digits" in text
         assert "teacher check failed" in text
-        assert re.search(r"succeeded\s+36 of 36\s+94\.7 %\s+searched", text)
+        assert re.search(r"succeeded\s+(\d+) of \1\s+94\.7 %\s+searched", text)
         assert "1 worker running" in text
 
     def test_newest_first(self, api: Api, stories: Stories) -> None:
@@ -120,6 +120,10 @@ class TestJob:
             figures = f"{100 * arm['mean']:.2f} % ± {100 * arm['standard_deviation']:.2f} %"
             assert arm["label"] in document.text
             assert figures in document.text
+        for replay in report["replays"]:
+            figures = f"{100 * replay['accuracy']:.2f} % ± {100 * replay['standard_error']:.2f} %"
+            assert figures in document.text
+        assert document.text.count("taken") == 1
         for section in ("Verdict", "Proof", "The process", "Learning curves", "Trials", "Events"):
             assert section in document.text
 
