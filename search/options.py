@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, NoReturn, ParamSpec, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from pydantic import ValidationError
@@ -26,7 +26,6 @@ from search.spec_faults import SpecFault
 
 SMALL_EVALUATION_IMAGES = 256
 console = Console(stderr=True)
-Own = ParamSpec("Own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +148,7 @@ class SharedOptions:
             document["floor_accuracy"] = 0.0
 
 
-def command(body: Callable[Concatenate[SharedOptions, Own], None]) -> Callable[..., None]:
+def command(body: Callable[..., None]) -> Callable[..., None]:
     """A command with the shared options beside its own: `body` takes them as its first argument.
 
     A SearchProblem ends the command with its sentence and status 2.
@@ -175,7 +174,7 @@ def command(body: Callable[Concatenate[SharedOptions, Own], None]) -> Callable[.
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]  # whose signature typer would read instead
+    del run.__wrapped__  # whose signature typer would read instead
     return run
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,38 +28,35 @@ def run(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[
 
 
 def test_find_then_distill_by_what_was_found(tmp_path: Path) -> None:
-    found = run(
-        "search.find",
-        *PAIR,
-        "--train-teacher=1",
-        "--epochs=1",
-        "--trials=2",
-        "--max-steps=4",
-        cwd=tmp_path,
-    )
-    assert found.returncode == 0, found.stderr
+    quick = ["--train-teacher=1", "--epochs=1", "--trials=2", "--max-steps=4"]
+    found = invoke(find.main, *PAIR, *quick, f"--out={tmp_path / 'found.json'}")
+    assert found.exit_code == 0, found.output
     recipe = Recipe.model_validate_json((tmp_path / "found.json").read_text())
-    trials = [trial["key"] for trial in recipe.evidence["trials"]]  # type: ignore[index,union-attr]
+    trials = [trial["key"] for trial in _evidence(recipe, "trials")]
     assert sum(key.startswith("search-searched") for key in trials) == 2
-    assert [one["chosen"] for one in recipe.evidence["replays"]].count(True) == 1  # type: ignore[union-attr,index,call-overload]
-    assert "validation accuracy" in found.stderr
+    assert [one["chosen"] for one in _evidence(recipe, "replays")].count(True) == 1
+    assert "validation accuracy" in found.output
     done = run("search.distill", "--recipe", "found.json", "--max-steps=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "distilled" / "result.json").read_text())
     assert (result["arm"], result["steps"], result["images"]) == ("searched", 3, 256)
     assert (tmp_path / "distilled" / "student.safetensors").is_file()
-    again = run(
-        "search.distill",
-        "--recipe=found.json",
+    again = invoke(
+        distill_command.main,
+        f"--recipe={tmp_path / 'found.json'}",
         "--max-steps=3",
-        "--teacher-weights",
-        str(tmp_path / "distilled" / "teacher.safetensors"),
-        "--out=again",
-        cwd=tmp_path,
+        f"--teacher-weights={tmp_path / 'distilled' / 'teacher.safetensors'}",
+        f"--out={tmp_path / 'again'}",
     )
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.output
     repeated = json.loads((tmp_path / "again" / "result.json").read_text())
     assert repeated["student_sha256"] == result["student_sha256"]
+
+
+def _evidence(recipe: Recipe, name: str) -> list[dict[str, Any]]:
+    found = recipe.evidence[name]
+    assert isinstance(found, list)
+    return [one for one in found if isinstance(one, dict)]
 
 
 def test_an_untrained_teacher_is_warned_of(tmp_path: Path) -> None:
