@@ -32,5 +32,7 @@ def smooth_absolute_error(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     Unlike its neighbours it has a length of its own, 1: maps much smaller than that see squared differences.
     """
-    size = (student_map - teacher_map.detach()).abs()
-    return torch.where(size < 1, size.square() / 2, size - 0.5).mean() / BY_CHANCE
+    difference = student_map - teacher_map.detach()
+    # The square is of the difference: that of its absolute value would lose its curvature at 0.
+    size = difference.abs()
+    return torch.where(size < 1, difference.square() / 2, size - 0.5).mean() / BY_CHANCE

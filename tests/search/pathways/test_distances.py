@@ -154,6 +154,14 @@ class TestFormulas:
         found = float(smooth_absolute_error(self.student, self.teacher))
         assert found == pytest.approx(expected, rel=1e-8)
 
+    def test_smooth_l1_is_curved_where_maps_agree(self) -> None:
+        """As two maps after a ReLU do where both are silent."""
+        student = torch.zeros(1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+        value = smooth_absolute_error(student, torch.zeros(1, 1, 2, 2, dtype=torch.float64))
+        (slope,) = torch.autograd.grad(value, student, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), student)
+        assert curvature.flatten().tolist() == pytest.approx([1 / 4 / 0.72015] * 4, rel=1e-3)
+
     def test_cosine(self) -> None:
         expected = 1 - float(F.cosine_similarity(self.student, self.teacher, dim=1).mean())
         assert float(cosine_distance(self.student, self.teacher)) == pytest.approx(expected, rel=1e-10)

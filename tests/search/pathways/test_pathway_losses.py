@@ -16,6 +16,7 @@ from search.registry import Kind, methods
 from tests.search.pathways.maps import Case, case_of, normal, stage
 
 TRANSFORMS = [method.name for method in methods(Kind.TRANSFORM)]
+STEP = 1e-8
 DISTANCES = [method.name for method in methods(Kind.DISTANCE)]
 
 
@@ -48,19 +49,42 @@ class TestEveryPathway:
     def test_its_forward_mode_derivative_is_the_gradient_along_the_tangent(
         self, loss: PathwayLoss, case: Case
     ) -> None:
-        tangent = normal(*case.student_map.shape, seed=2)
-
-        def value(at: Tensor) -> Tensor:
-            buffers = {name: buffer.clone() for name, buffer in loss.named_buffers()}
-            found: Tensor = torch.func.functional_call(loss, buffers, (at, case.teacher_map))
-            return found
-
+        """Along the student's map and the transform's weights, as looking ahead differentiates."""
+        leaves = leaves_of(loss, case)
+        tangents = tangents_of(leaves)
+        gradients = torch.autograd.grad(value(loss, leaves, case), list(leaves.values()))
         with torch.no_grad(), forward_ad.dual_level():
-            dual = value(forward_ad.make_dual(case.student_map, tangent))
-            derivative = forward_ad.unpack_dual(dual).tangent
-        (gradient,) = torch.autograd.grad(value(leaf := case.student_map.clone().requires_grad_()), leaf)
-        expected = float((gradient * tangent).sum())
+            duals = {
+                name: forward_ad.make_dual(leaf.detach(), tangents[name]) for name, leaf in leaves.items()
+            }
+            derivative = forward_ad.unpack_dual(value(loss, duals, case)).tangent
+        expected = sum(
+            float((gradient * tangent).sum())
+            for gradient, tangent in zip(gradients, tangents.values(), strict=True)
+        )
         assert float(derivative) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+    def test_its_second_derivative_is_the_difference_of_gradients(
+        self, loss: PathwayLoss, case: Case
+    ) -> None:
+        """Looking more than one step ahead needs the Hessian along a direction."""
+        leaves = leaves_of(loss, case)
+        tangents = tangents_of(leaves)
+        gradients = torch.autograd.grad(value(loss, leaves, case), list(leaves.values()), create_graph=True)
+        along = sum(
+            (gradient * tangent).sum() for gradient, tangent in zip(gradients, tangents.values(), strict=True)
+        )
+        found = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
+        ahead, behind = (
+            torch.autograd.grad(
+                value(loss, moved := shifted(leaves, tangents, by=sign * STEP), case), list(moved.values())
+            )
+            for sign in (1, -1)
+        )
+        for hessian, one, other in zip(found, ahead, behind, strict=True):
+            expected = (one - other) / (2 * STEP)
+            size = max(float(h.abs().max()) for h in found)
+            torch.testing.assert_close(hessian, expected, rtol=1e-5, atol=1e-5 * size + 1e-9)
 
     def test_the_same_seed_gives_the_same_value_and_leaves_the_random_state(
         self, loss: PathwayLoss, case: Case
@@ -70,6 +94,29 @@ class TestEveryPathway:
         assert torch.equal(torch.get_rng_state(), state)
         values = [pathway(case.student_map, case.teacher_map) for pathway in (loss, twin)]
         assert torch.equal(*values)
+
+
+def leaves_of(loss: PathwayLoss, case: Case) -> dict[str, Tensor]:
+    """The student's map, and the transform's weights by name."""
+    # Two maps after a ReLU agree where both are silent, which is where an absolute value has its kink.
+    untied = case.student_map + 0.01 * normal(*case.student_map.shape, seed=1)
+    named = {"map": untied, **dict(loss.named_parameters())}
+    return {name: tensor.detach().clone().requires_grad_() for name, tensor in named.items()}
+
+
+def tangents_of(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: normal(*leaf.shape, seed=seed) for seed, (name, leaf) in enumerate(leaves.items(), start=2)}
+
+
+def shifted(leaves: dict[str, Tensor], tangents: dict[str, Tensor], *, by: float) -> dict[str, Tensor]:
+    return {name: (leaf.detach() + by * tangents[name]).requires_grad_() for name, leaf in leaves.items()}
+
+
+def value(loss: PathwayLoss, leaves: dict[str, Tensor], case: Case) -> Tensor:
+    replaced = {name: leaf for name, leaf in leaves.items() if name != "map"}
+    replaced |= {name: buffer.clone() for name, buffer in loss.named_buffers()}
+    found: Tensor = torch.func.functional_call(loss, replaced, (leaves["map"], case.teacher_map))
+    return found
 
 
 def test_a_pathways_start_does_not_depend_on_the_others() -> None:
