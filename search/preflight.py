@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from search.data import Dataset, majority_rate
-from search.evaluate import EVALUATION_BATCH, evaluate
+from search.evaluate import evaluate
 from search.models import TappedModel, weights_sha256
 from search.pathway_rules import CONNECTIONS, absent_stages
 from search.problems import SearchProblem
@@ -46,7 +46,7 @@ def run_preflight(
     floor = floor_accuracy(spec, majority=majority)
     accuracy = None
     if is_teacher_ready:
-        found = evaluate(teacher.to(device), validation, batch_size=EVALUATION_BATCH, device=device)
+        found = evaluate(teacher.to(device), validation, device=device)
         accuracy = found.accuracy
         require_floor(spec.teacher.model, accuracy, floor=floor, majority=majority)
     return PreflightResult(

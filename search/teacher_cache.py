@@ -23,7 +23,6 @@ from torch import Tensor
 from search.models import weights_sha256
 from search.teacher_cache_files import LOGITS, CacheKey, OutputFiles, map_name
 from search.teacher_cache_pass import (
-    BUILD_BATCH,
     DoesNotFitHalfError,
     Outputs,
     TeacherPass,
@@ -211,7 +210,7 @@ def _key_of(teacher_pass: TeacherPass) -> CacheKey:
         channels_last=teacher_pass.channels_last,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads() if device.type == "cpu" else 0,
-        batch_size=BUILD_BATCH,
+        batch_size=teacher_pass.batch_size,
         versions=tuple(version(name) for name in VERSIONED),
     )
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from search.augment import views
 from search.data import ImageSet, as_float
+from search.evaluate import batch_size_for
 from search.models import TappedModel
 from search.precision import Precision, forward_taps
 from search.tapped import Taps
 
-BUILD_BATCH = 256
 CPU = torch.device("cpu")
 LARGEST_HALF = 65504.0
 SMALLEST_HALF = 2.0**-14
@@ -47,11 +47,16 @@ class TeacherPass:
         """Of the teacher's parameters, and of what it says."""
         return next(self.teacher.parameters()).dtype
 
+    @property
+    def batch_size(self) -> int:
+        """Images at once: has a say in the last bits."""
+        return batch_size_for(self.device, size=self.images.images.shape[-1])
+
     def over_view(self, view: int, stages: Sequence[int], keep: Callable[[Outputs], None]) -> None:
         """Hand over the outputs for all images, in their own order, a batch at a time."""
         with _evaluating(self.teacher, self.device):
-            for start in range(0, len(self.images), BUILD_BATCH):
-                keep(self._outputs(slice(start, start + BUILD_BATCH), view, stages))
+            for start in range(0, len(self.images), self.batch_size):
+                keep(self._outputs(slice(start, start + self.batch_size), view, stages))
 
     def shapes(self, stages: Sequence[int]) -> tuple[torch.Size, dict[int, torch.Size]]:
         """Of one image's outputs: (K,), and (C, H, W) by stage."""

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from search.checkpoint import to_bytes
 from search.distill import Report
-from search.evaluate import EVALUATION_BATCH, evaluate
+from search.evaluate import evaluate
 from search.models import TappedModel
 from search.problems import SearchProblem
 from search.recipe import Provenance, Recipe, Task, TaskModel
@@ -44,9 +44,7 @@ class ExportRun:
         student = build(
             self.setting.spec, self.dataset, self.setting.spec.student.name, seed=0, weights=student_file
         )
-        found = evaluate(
-            student, self.dataset.splits["test"], batch_size=EVALUATION_BATCH, device=self.setting.device
-        )
+        found = evaluate(student, self.dataset.splits["test"], device=self.setting.device)
         recipe = write_recipe(self.setting, self.parameters, proof_seeds=self.setting.spec.proof.seeds)
         recipe_file = places.trial_directory / "recipe.json"
         recipe_file.write_text(recipe.to_json())

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from search.data import Dataset, ImageSet, open_dataset
-from search.evaluate import EVALUATION_BATCH, evaluate, predict
+from search.evaluate import evaluate, predict
 from search.models import TappedModel, Weights, build_model, weights_sha256
 from search.preflight import require_batches
 from search.problems import SearchProblem
@@ -126,9 +126,9 @@ def _teacher(key: _TeacherKey) -> LoadedTeacher:
 @lru_cache(maxsize=4)
 def _teacher_logits(key: _TeacherKey, split: str) -> Tensor:
     images = _dataset(key.data).splits[split].images
-    return predict(_teacher(key).model, images, batch_size=EVALUATION_BATCH, device=key.device).cpu()
+    return predict(_teacher(key).model, images, device=key.device).cpu()
 
 
 def accuracy_on(model: TappedModel, images: ImageSet, device: str) -> float:
     """Share of images classified rightly."""
-    return evaluate(model, images, batch_size=EVALUATION_BATCH, device=device).accuracy
+    return evaluate(model, images, device=device).accuracy

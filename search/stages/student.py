@@ -10,7 +10,7 @@ from torch import Tensor
 from search.checkpoint import to_bytes
 from search.data import ImageSet
 from search.distill import Distillation, Material, Report
-from search.evaluate import EVALUATION_BATCH, evaluate
+from search.evaluate import evaluate
 from search.models import TappedModel, export_student, weights_sha256
 from search.randomness import mix
 from search.records import RunParameters, RunResult
@@ -71,7 +71,6 @@ class StudentRun:
             found = evaluate(
                 model,
                 images,
-                batch_size=EVALUATION_BATCH,
                 device=self.setting.device,
                 limit=self.setting.evaluation_limit,
             )
@@ -99,7 +98,6 @@ class StudentRun:
         found = evaluate(
             self.run.trained,
             self.judged,
-            batch_size=EVALUATION_BATCH,
             device=self.setting.device,
             teacher_logits=self._teacher_logits(),
             limit=self.setting.evaluation_limit,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search.data import ImageSet
-from search.evaluate import evaluate, expected_calibration_error, predict
+from search.evaluate import batch_size_for, evaluate, expected_calibration_error, predict
 from search.models import TappedModel, build_model
 from tests.search.synthetic import blobs
 
@@ -121,3 +121,11 @@ class TestCalibration:
         labels = torch.randint(0, 10, (500,), generator=generator)
         found = expected_calibration_error(logits, labels)
         assert found == pytest.approx(by_hand(logits.numpy(), labels.numpy()), rel=1e-9)
+
+
+def test_small_images_go_through_a_cpu_in_small_batches() -> None:
+    assert batch_size_for("cpu", size=32) == 64
+    assert batch_size_for("cpu", size=8) == 64
+    assert batch_size_for("cpu", size=64) == 16
+    assert batch_size_for("cpu", size=224) == 8
+    assert batch_size_for("cuda", size=32) == 512
