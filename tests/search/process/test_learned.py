@@ -247,9 +247,7 @@ class TestFloor:
             found.update(gradient([1.0, 0.0, -0.01]))
         return found
 
-    @pytest.mark.parametrize(
-        "normalisation", ["softplus", "sigmoid", "biased_softmax", "biased_softmax_share"]
-    )
+    @pytest.mark.parametrize("normalisation", ["softplus", "sigmoid"])
     def test_it_waits_between_a_half_of_the_threshold_and_the_threshold(self, normalisation: str) -> None:
         waiting = float(self.sunk(normalisation, skip_below=0.005).at(0.5).pathway_weights[0])
         assert 0.002 < waiting < 0.005
