@@ -39,16 +39,15 @@ def test_a_job_is_carried_out_kept_and_continued(tmp_path: Path) -> None:
     alone = proposal("alone", proof_run(constant(), epochs=1))
     with Pool(2) as pool:
         first = job(tmp_path, pool, said)
-        first.advance(until=StageName.TUNING)
-        stages = {record.key.stage for record in first.records}
-        assert stages == {StageName.TEACHER, StageName.PREFLIGHT, StageName.SEARCH}
+        first.advance(until=StageName.SEARCH)
+        assert [record.key.stage for record in first.records] == [StageName.TEACHER, StageName.PREFLIGHT]
         (record,) = first.run([alone])
         assert record.result is not None
         assert record.result["images"] == 997
 
         count = len(said)
         again = job(tmp_path, pool, said)
-        again.advance(until=StageName.TUNING)
+        again.advance(until=StageName.SEARCH)
         assert again.run([alone]) == [record]
         assert len(said) == count, "what the file holds was run again"
 
