@@ -9,10 +9,13 @@ BatchNorm's statistics stay exact.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+
+from search.low_precision_values import ValuesIn, rounded
 
 if TYPE_CHECKING:
     from search.tapped import TappedModel, Taps
@@ -30,12 +33,14 @@ def forward_taps(
     precision: Precision = "float32",
     parameters: Mapping[str, Tensor] | None = None,
     keep_buffers: bool = False,
+    exact_tangents: bool = False,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Logits (B, K) and the maps (B, C, H, W) of these stages, in the type of the images.
 
     `parameters` by the model's names replace its own, for this call; with `keep_buffers` BatchNorm and the
     like write to copies of the model's buffers. Differentiable in the parameters, in either mode.
-    `float32` is the type that the model has, so that a model in float64 runs in float64.
+    `float32` is the type that the model has, so that a model in float64 runs in float64. With
+    `exact_tangents` forward-mode tangents are not rounded to low precision (`search.low_precision_values`).
     """
     low = _LOW.get(precision)
     replaced: dict[str, Tensor] = dict(parameters or {})
@@ -43,10 +48,11 @@ def forward_taps(
         replaced |= {name: value.clone() for name, value in model.named_buffers()}
     if low is not None:
         replaced = dict(model.named_parameters()) | replaced
-        replaced |= _lowered(model, replaced, low)
+        replaced |= _lowered(model, replaced, low, exact_tangents=exact_tangents)
     if not replaced:
         return model.forward_taps(images, stages, taps=taps)
-    logits, maps = _call(_Taps(model, stages, taps), replaced, images, low)
+    with ValuesIn(low) if low is not None and exact_tangents else nullcontext():
+        logits, maps = _call(_Taps(model, stages, taps), replaced, images, low)
     return logits.to(images.dtype), {stage: value.to(images.dtype) for stage, value in maps.items()}
 
 
@@ -64,7 +70,9 @@ def _call(
     return result
 
 
-def _lowered(model: TappedModel, replaced: Mapping[str, Tensor], low: torch.dtype) -> dict[str, Tensor]:
+def _lowered(
+    model: TappedModel, replaced: Mapping[str, Tensor], low: torch.dtype, *, exact_tangents: bool
+) -> dict[str, Tensor]:
     """Parameters and buffers of the network in low precision: all but BatchNorm's, whose kernels take
     low-precision maps with parameters and statistics in float32.
     """
@@ -76,7 +84,7 @@ def _lowered(model: TappedModel, replaced: Mapping[str, Tensor], low: torch.dtyp
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     }
     return {
-        name: value.to(low)
+        name: rounded(value, low) if exact_tangents else value.to(low)
         for name, value in values.items()
         if value.is_floating_point() and name.startswith("network.") and name not in exact
     }

@@ -139,8 +139,8 @@ def _through_sgd(update: Update, before: Tensor, after: Adjoint) -> tuple[Tensor
 
 
 def _through_adam(update: Update, before: Tensor, after: Adjoint) -> tuple[Tensor, Callable[[], Adjoint]]:
-    """m' = beta1 m + (1 - beta1) g and v' = beta2 v + (1 - beta2) g^2; theta moves by -rate m^ / (root v^ + eps),
-    where m^ and v^ are corrected for their start. AdamW decays theta beside that; Adam adds decay theta to g.
+    """m' = beta1 m + (1 - beta1) g; v' = beta2 v + (1 - beta2) g^2; theta moves by -rate m^ / (root v^ + e),
+    with m^ and v^ corrected for their start. AdamW decays theta beside that; Adam adds decay theta to g.
     """
     settings, rate = update.settings, update.settings["lr"]
     decay, is_decoupled = settings["weight_decay"], bool(settings["decoupled_weight_decay"])

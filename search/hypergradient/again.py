@@ -23,7 +23,12 @@ def seeded(step: Step, part: int) -> Seeded:
 
 
 def student_again(
-    step: Step, part: int, parameters: Parameters, precision: Precision
+    step: Step,
+    part: int,
+    parameters: Parameters,
+    precision: Precision,
+    *,
+    exact_tangents: bool = False,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Logits and the maps that the active pathways need; to be called inside `seeded`."""
     return forward_taps(
@@ -34,6 +39,7 @@ def student_again(
         precision=precision,
         parameters=of_module(parameters, "student"),
         keep_buffers=True,
+        exact_tangents=exact_tangents,
     )
 
 

@@ -25,7 +25,6 @@ from search.hypergradient.again import (
     seeded,
     student_again,
 )
-from search.precision import Precision
 from search.problems import SearchProblem
 from search.registry import Kind, register
 
@@ -74,7 +73,7 @@ def _slopes(step: Step, part: int, direction: Parameters) -> dict[str, Tensor]:
             name: _dual(value, direction[name]) if name in direction else value
             for name, value in step.before.items()
         }
-        logits, maps = student_again(step, part, duals, _forward_mode_precision(step))
+        logits, maps = student_again(step, part, duals, step.precision, exact_tangents=True)
         plain, tangent = _primal(logits).clone(), _tangent(logits).clone()
         by_pathway = plain.new_zeros(0)
         if step.active:
@@ -138,11 +137,6 @@ def _second_order(
         dict(zip(vectors, found[: len(vectors)], strict=True)),
         dict(zip(leaves, found[len(vectors) :], strict=True)),
     )
-
-
-def _forward_mode_precision(step: Step) -> Precision:
-    """The forward-mode formula of LayerNorm overflows in float16; the network in float32 is as good there."""
-    return "float32" if step.precision == "float16" else step.precision
 
 
 @cache

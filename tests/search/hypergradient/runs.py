@@ -109,3 +109,8 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     """|found - truth| / |truth|."""
     assert truth.norm() > 0
     return float((found - truth).norm() / truth.norm())
+
+
+def whole(found: HyperGradient) -> torch.Tensor:
+    """All of it as one vector."""
+    return torch.cat([getattr(found, part) for part in PARTS])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from search.distill import Distillation
-from search.hypergradient import HyperGradient, Step, build_approximation
+from search.hypergradient import Step, build_approximation
 from search.hypergradient.exact import Exact
 from search.hypergradient.finite_difference import FiniteDifference
 from search.registry import Kind, UnknownMethodError, methods
-from tests.search.hypergradient.runs import PARTS, TRAINING, make_run, relative_error
+from tests.search.hypergradient.runs import PARTS, TRAINING, make_run, relative_error, whole
 
 NAMES = [method.name for method in methods(Kind.HYPERGRADIENT)]
 
@@ -112,10 +112,6 @@ def test_a_direction_of_zeros_has_no_slope(run: Distillation) -> None:
     direction = {name: torch.zeros_like(value) for name, value in step.before.items()}
     for name in NAMES:
         assert not whole(build_approximation(name).slope(step, direction)).any()
-
-
-def whole(found: HyperGradient) -> torch.Tensor:
-    return torch.cat([getattr(found, part) for part in PARTS])
 
 
 @pytest.mark.parametrize("lookahead", [1, 2])

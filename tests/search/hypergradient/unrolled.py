@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -15,8 +18,14 @@ from tests.search.hypergradient.runs import PARTS
 Named = dict[str, Tensor]
 
 
-def unrolled(run: Distillation, rates: list[float]) -> tuple[HyperGradient, Named]:
-    """Differentiate the meta loss through so many steps from the run's state; and the student after them."""
+def unrolled(
+    run: Distillation, rates: list[float], *, forward: Callable[..., Any] = forward_taps
+) -> tuple[HyperGradient, Named]:
+    """Differentiate the meta loss through so many steps from the run's state; and the student after them.
+
+    `forward` stands for the training pass where its derivatives are to be exact ones of low-precision
+    values; the steps are then still taken with the pass's own gradients.
+    """
     effective = run.process.at(run.step / run.total_steps)
     values = [getattr(effective, name).clone().requires_grad_(True) for name in PARTS]
     live = dict(run.student.named_parameters(prefix="student")) | dict(
@@ -28,13 +37,18 @@ def unrolled(run: Distillation, rates: list[float]) -> tuple[HyperGradient, Name
     with sdpa_kernel(SDPBackend.MATH):  # fused attention is not twice differentiable
         for rate in rates:
             gradients = torch.autograd.grad(
-                _loss(run, parameters, values),
+                _loss(run, parameters, values, forward),
                 list(parameters.values()),
                 create_graph=True,
                 allow_unused=True,
             )
-            for (name, value), gradient in zip(list(parameters.items()), gradients, strict=True):
-                if gradient is not None:
+            taken = gradients
+            if forward is not forward_taps:
+                loss = _loss(run, parameters, values, forward_taps)
+                taken = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for (name, value), exact, own in zip(list(parameters.items()), gradients, taken, strict=True):
+                if exact is not None and own is not None:
+                    gradient = exact + (own - exact).detach()
                     group = groups[id(live[name])] | {"lr": rate}
                     parameters[name] = _stepped(run, group, states[name], value, gradient)
             run.step += 1
@@ -63,7 +77,7 @@ def _meta_loss(run: Distillation, student: Named) -> Tensor:
     return total / len(images)
 
 
-def _loss(run: Distillation, parameters: Named, values: list[Tensor]) -> Tensor:
+def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: Callable[..., Any]) -> Tensor:
     """The mean over the parts of the training loss written out."""
     batch = run.batch()
     parts = batch.parts(run.training.accumulate_parts)
@@ -71,7 +85,7 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor]) -> Tensor:
     transforms = {name[7:]: value for name, value in parameters.items() if name.startswith("losses.")}
     total = torch.zeros(())
     for part in parts:
-        logits, maps = forward_taps(
+        logits, maps = forward(
             run.student,
             part.images,
             run.losses.student_stages(),
