@@ -85,7 +85,7 @@ class Setting:
         count = len(labels) // self.batch_size
         for epoch in range(ENDLESS):
             order = permutation(len(labels), epoch).to(self.device)
-            for rows in order[: count * self.batch_size].split(self.batch_size):
+            for rows in torch.split(order[: count * self.batch_size], self.batch_size):
                 batch = (as_float(images.index_select(0, rows)) - 0.5) / 0.25
                 yield batch.contiguous(memory_format=self.memory_format), labels.index_select(0, rows)
 

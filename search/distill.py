@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from search.allocation import keep_freed_memory
 from search.averaging import WeightAverage
 from search.batches import Batch, Batches, TeacherOutputs, Teaching
 from search.compilation import compiled
@@ -74,6 +75,8 @@ class Distillation:
     ) -> None:
         self.material, self.parameters, self.training = material, parameters, training
         self.seed, self.device = seed, torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.student = self._placed(material.student).train()
         self.teacher = self._placed(material.teacher).eval() if material.teacher else None
         process, learn = parameters.process, parameters.learn
