@@ -100,19 +100,22 @@ class LearnedProcess:
         self._adam.zero_grad(set_to_none=False)
         if scalar.requires_grad:
             scalar.backward()  # type: ignore[no-untyped-call]
-        with self._held(active), self._floored():
+        with self._held(active), self._floored(gradient.pathway_weights):
             self._adam.step()
         self._average.add(self._raw)
 
     @contextmanager
-    def _floored(self) -> Iterator[None]:
-        """Put back the parameters of pathways that fell below the least weight."""
+    def _floored(self, gradient: Tensor) -> Iterator[None]:
+        """Put back the parameters of pathways that their gradient drives further below the least weight.
+
+        Where weights compete, one may fall because of the others: then its parameter goes on.
+        """
         raw = self._raw["pathway"]
         before = raw.detach().clone()
         yield
         with torch.no_grad():
             old, new = (self._values({**self._raw, "pathway": each})[1] for each in (before, raw))
-            has_sunk = (new < self._least) & (new < old)
+            has_sunk = (new < self._least) & (new < old) & (gradient > 0)
             raw[has_sunk] = before[has_sunk]
 
     @contextmanager
