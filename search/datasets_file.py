@@ -106,13 +106,13 @@ def entry_of_directory(name: str, directory: Path) -> Entry:
     """
     if not directory.is_dir():
         raise _faulty(f"{directory} is not a directory")
-    found = [kind for kind, reader in kinds().items() if kind != FALLBACK and reader.recognises(directory)]
+    found = [kind for kind, reader in kinds().items() if reader.recognises(directory)]
     if len(found) > 1:
         raise _faulty(
             f"{directory} holds files of several kinds ({', '.join(found)}): keep one, or name it in a "
             f"datasets.toml with its kind, and give that with --datasets-file"
         )
-    if not found and not kinds()[FALLBACK].recognises(directory):
+    if not found and not any(path.is_dir() for path in directory.iterdir()):
         raise SearchProblem(
             f"{directory} holds no data set of a known kind ({', '.join(kinds())}): it has neither class "
             "folders nor files with the names that docs/datasets.md lists",

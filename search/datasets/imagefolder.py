@@ -58,8 +58,15 @@ def describe(entry: Entry) -> dict[str, int | None]:
 
 
 def recognises(directory: Path) -> bool:
-    """Whether there are folders: what no other kind recognises is taken for class folders."""
-    return any(found.is_dir() for found in visible(directory, directory.resolve()))
+    """Whether there are images in class folders, right in the directory or in a part's folder."""
+    root = directory.resolve()
+    part_names = {name for names in PART_NAMES.values() for name in names}
+    tops = [root, *(root / name for name in _folders(root, root) if name in part_names)]
+    return any(_holds_images(top / name, root) for top in tops for name in _folders(top, root))
+
+
+def _holds_images(folder: Path, root: Path) -> bool:
+    return any(Path(found.name).suffix.lower() in SUFFIXES for found in visible(folder, root))
 
 
 @register_kind("imagefolder", describe=describe, recognises=recognises, settings=SETTINGS)

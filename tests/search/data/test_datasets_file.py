@@ -137,6 +137,13 @@ class TestDirectories:
         with pytest.raises(SearchProblem, match=r"several kinds \(idx, parquet\).*--datasets-file"):
             entry_of_directory("own", tmp_path)
 
+    def test_an_archive_left_beside_its_class_folders_is_not_taken_for_the_data(self, tmp_path: Path) -> None:
+        write_images(tmp_path / "train")
+        assert entry_of_directory("own", tmp_path).kind == "imagefolder"
+        (tmp_path / "flowers.tar.gz").write_bytes(b"")
+        with pytest.raises(SearchProblem, match=r"several kinds \(imagefolder, webdataset\): keep one"):
+            entry_of_directory("own", tmp_path)
+
     def test_a_directory_without_any_data_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("nothing")
         with pytest.raises(SearchProblem, match="no data set of a known kind") as caught:

@@ -18,8 +18,6 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
-from tests.search.dataset_files import write_images
-
 SIDE = 32
 Parts = Mapping[str, tuple[np.ndarray, list[int]]]
 
@@ -151,5 +149,3 @@ WRITERS: dict[str, Callable[[Path, Parts], None]] = {
     "webdataset": write_webdataset,
     "parquet": write_parquet,
 }
-
-__all__ = ["WRITERS", "write_images"]
