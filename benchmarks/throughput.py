@@ -87,7 +87,7 @@ def measured(setting: Setting, directory: Path, *, rounds: int, steps: int) -> d
     """Seconds of each block of each loop."""
     from benchmarks.throughput_loops import ours, student_alone, timms, torchdistills
 
-    loops: dict[str, Callable[[], object]] = {
+    loops = {
         "ours": ours(setting),
         "timm": timms(setting),
         "torchdistill": torchdistills(setting),
@@ -96,13 +96,13 @@ def measured(setting: Setting, directory: Path, *, rounds: int, steps: int) -> d
     }
     for loop in loops.values():
         for _ in range(WARM_UP_STEPS):
-            loop()
+            loop.step()
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     names = list(loops)
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            seconds[name].append(_timed(loops[name], steps, setting))
+            seconds[name].append(_timed(loops[name].step, steps, setting))
     return seconds
 
 

@@ -36,6 +36,14 @@ ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
+class Loop:
+    """One update per call of `step`, of this network."""
+
+    student: nn.Module
+    step: Step
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all loops share."""
 
@@ -90,7 +98,7 @@ class Setting:
                 yield batch.contiguous(memory_format=self.memory_format), labels.index_select(0, rows)
 
 
-def ours(setting: Setting, *, augmentation: str = "none", cache: Path | None = None) -> Step:
+def ours(setting: Setting, *, augmentation: str = "none", cache: Path | None = None) -> Loop:
     """The training loop that all arms run, with the teacher computed or, given a directory, cached."""
     teacher = setting.model(setting.teacher)
     kept = None
@@ -126,10 +134,10 @@ def ours(setting: Setting, *, augmentation: str = "none", cache: Path | None = N
         seed=0,
         device=str(setting.device),
     )
-    return partial(next, run.steps())
+    return Loop(run.student.network, partial(next, run.steps()))
 
 
-def timms(setting: Setting) -> Step:
+def timms(setting: Setting) -> Loop:
     """timm's task for distillation of logits, in the loop of its training script."""
     from timm.optim import create_optimizer_v2
     from timm.task import LogitDistillationTask
@@ -155,10 +163,10 @@ def timms(setting: Setting) -> Step:
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return Loop(student, step)
 
 
-def torchdistills(setting: Setting) -> Step:
+def torchdistills(setting: Setting) -> Loop:
     """torchdistill's box, as its image classification example drives it; fed with ready batches."""
     from torchdistill.common.constant import def_logger
     from torchdistill.core.distillation import DistillationBox
@@ -174,7 +182,7 @@ def torchdistills(setting: Setting) -> Step:
         images, labels = next(batches)
         box.post_forward_process(box.forward_process(images, labels, None))
 
-    return step
+    return Loop(student, step)
 
 
 def _torchdistill_configuration() -> dict[str, Any]:
@@ -207,7 +215,7 @@ def _torchdistill_configuration() -> dict[str, Any]:
     }
 
 
-def student_alone(setting: Setting) -> Step:
+def student_alone(setting: Setting) -> Loop:
     """The bound: forward pass, cross-entropy, backward pass and update on one batch that is ready."""
     student = setting.model(setting.student).network.train()
     optimizer = make_optimizer(
@@ -220,4 +228,4 @@ def student_alone(setting: Setting) -> Step:
         F.cross_entropy(student(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return step
+    return Loop(student, step)
