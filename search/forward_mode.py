@@ -23,6 +23,23 @@ def prepare(network: nn.Module) -> None:
             module.__class__ = SteppedLSTM
 
 
+def tied_names(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Other names of the parameters and buffers that several modules own, by the first name.
+
+    A module that stands in several places has its tensors once, under its first name.
+    """
+    found: dict[int, str] = {}
+    ties: dict[str, tuple[str, ...]] = {}
+    for prefix, module in network.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            full = f"{prefix}.{name}" if prefix else name
+            first = found.setdefault(id(tensor), full)
+            if first != full:
+                ties[first] = (*ties.get(first, ()), full)
+    return ties
+
+
 class SteppedLSTM(nn.LSTM):
     """An LSTM of one layer that is computed step by step while forward-mode derivatives are taken."""
 

@@ -62,8 +62,14 @@ def _call(
     model = tapped.model
     before, model.input_dtype = model.input_dtype, low
     try:
+        named = {
+            f"model.{each}": value
+            for name, value in replaced.items()
+            for each in (name, *model.tied_names.get(name, ()))
+        }
+        # torch's own tie_weights puts back the wrong tensors where two places share a module.
         result: tuple[Tensor, dict[int, Tensor]] = torch.func.functional_call(
-            tapped, {f"model.{name}": value for name, value in replaced.items()}, (images,)
+            tapped, named, (images,), tie_weights=False
         )
     finally:
         model.input_dtype = before

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.activations import PreActivations
-from search.forward_mode import prepare
+from search.forward_mode import prepare, tied_names
 from search.recipe import Stage
 from search.taps import find_taps, read_prefix_tokens
 from search.weights import Preprocessing
@@ -52,6 +52,7 @@ class TappedModel(nn.Module):
             values = torch.tensor(getattr(preprocessing, field), dtype=torch.float32)
             self.register_buffer(field, values[:, None, None], persistent=False)
         prepare(network)
+        self.tied_names = tied_names(self)
         with evaluating(network), torch.no_grad():
             blank = self._input(self._blank(2))
             self._read, shapes = find_taps(network, blank)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from search.precision import forward_taps
 from search.tapped import TappedModel
 
 SMALL_AND_DIFFERENT = [
@@ -48,6 +49,7 @@ SMALL_AND_DIFFERENT = [
     "sequencer2d_s",
     "hgnetv2_b0",
     "dla46x_c",
+    "coat_tiny",
 ]
 SMALLEST_BY_MODULE = {
     "beit": "beit_base_patch16_224",
@@ -159,33 +161,26 @@ class Slopes:
     backward: float
 
 
-class _Taps(nn.Module):
-    def __init__(self, model: TappedModel, stages: Sequence[int]) -> None:
-        super().__init__()
-        self.model, self.stages = model, stages
-
-    def forward(self, images: Tensor) -> Tensor:
-        torch.manual_seed(0)
-        logits, maps = self.model.forward_taps(images, self.stages)
-        return sum((value.square().mean() for value in maps.values()), logits.square().mean())
-
-
 def slopes(model: TappedModel, images: Tensor) -> Slopes:
     """By one forward-mode pass, with copies of the buffers, and by one backward pass."""
-    taps = _Taps(model, range(len(model.stages)))
     generator = torch.Generator().manual_seed(1)
+    parameters = dict(model.named_parameters())
     tangents = {
-        key: torch.randn(value.shape, generator=generator).to(value) for key, value in taps.named_parameters()
+        key: torch.randn(value.shape, generator=generator).to(value) for key, value in parameters.items()
     }
-    buffers = {key: buffer.clone() for key, buffer in taps.named_buffers()}
+
+    def value(given: Mapping[str, Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        stages = range(len(model.stages))
+        logits, maps = forward_taps(model, images, stages, parameters=given, keep_buffers=True)
+        return sum((value.square().mean() for value in maps.values()), logits.square().mean())
+
     with torch.no_grad(), torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
         duals = {
-            key: forward_ad.make_dual(value.detach(), tangents[key]) for key, value in taps.named_parameters()
+            key: forward_ad.make_dual(value.detach(), tangents[key]) for key, value in parameters.items()
         }
-        dual = torch.func.functional_call(taps, (duals, buffers), (images,))
-        forward = float(forward_ad.unpack_dual(dual).tangent)
+        forward = float(forward_ad.unpack_dual(value(duals)).tangent)
     with torch.random.fork_rng():
-        parameters = dict(taps.named_parameters())
-        found = torch.autograd.grad(taps(images), list(parameters.values()), materialize_grads=True)
+        found = torch.autograd.grad(value({}), list(parameters.values()), materialize_grads=True)
     pairs = zip(found, parameters, strict=True)
     return Slopes(forward, sum(float((gradient * tangents[key]).sum()) for gradient, key in pairs))

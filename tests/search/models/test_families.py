@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 from search.tapped import TappedModel
 from search.taps import read_intermediates
@@ -15,10 +16,13 @@ from tests.search.models.building import build, images
 from tests.search.models.families import SMALL_AND_DIFFERENT, SMALLEST_BY_MODULE, slopes
 from tests.search.models.test_cifar_nets import NAMES as CIFAR_NETS
 
-OTHER_MODULES = sorted(set(SMALLEST_BY_MODULE.values()) - set(SMALL_AND_DIFFERENT))
+# A model of so many parameters takes more memory, thrice, than a test should.
+TOO_LARGE = {"deepseek_vit_412m"}
+OTHER_MODULES = sorted(set(SMALLEST_BY_MODULE.values()) - set(SMALL_AND_DIFFERENT) - TOO_LARGE)
 
 
 def require_sound_stages(model: TappedModel) -> None:
+    given = images(2, channels=len(model.preprocessing.mean))
     assert 3 <= len(model.stages) <= 5
     reductions = [stage.reduction for stage in model.stages]
     assert reductions == sorted(reductions)
@@ -26,23 +30,23 @@ def require_sound_stages(model: TappedModel) -> None:
         model.train(mode)
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            logits, maps = model.forward_taps(images(2), range(len(model.stages)))
+            logits, maps = model.forward_taps(given, range(len(model.stages)))
             torch.manual_seed(0)
-            assert torch.equal(logits, model(images(2)))
+            assert torch.equal(logits, model(given))
         for stage in model.stages:
             side = round(32 / stage.reduction)
             assert maps[stage.index].shape == (2, stage.channels, side, side)
             assert maps[stage.index].isfinite().all()
-    require_untouched(model, maps)
+    require_untouched(model, given, maps)
 
 
-def require_untouched(model: TappedModel, maps: dict[int, torch.Tensor]) -> None:
+def require_untouched(model: TappedModel, given: Tensor, maps: dict[int, Tensor]) -> None:
     """No later layer has written into a map: read alone, with nothing computed behind it, it is the same."""
     assert model._read is read_intermediates
     for stage, value in maps.items():
         with torch.no_grad():
             (alone,) = model.network.forward_intermediates(
-                model._input(images(2)),
+                model._input(given),
                 indices=[model._taps[stage]],
                 stop_early=True,
                 intermediates_only=True,
@@ -64,10 +68,10 @@ def test_stages_and_derivatives_are_sound(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER_MODULES)
 def test_the_smallest_model_of_every_other_module_of_timm_keeps_the_contract(name: str) -> None:
-    model = build(name)
+    model = build(name, channels=3, data_mean=(0.3,) * 3, data_std=(0.25,) * 3)
     require_sound_stages(model)
-    assert math.isfinite(slopes(model.train(), images(2)).forward)
-    found = slopes(model.eval(), images(2))
+    assert math.isfinite(slopes(model.train(), images(2, channels=3)).forward)
+    found = slopes(model.eval(), images(2, channels=3))
     assert found.forward == pytest.approx(found.backward, rel=2e-3)
 
 
