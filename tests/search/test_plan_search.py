@@ -286,8 +286,11 @@ class TestPurity:
         trials=st.integers(1, 6),
         failing=st.sets(st.integers(0, 5)),
         broken_arm=st.sampled_from([None, "searched", "tuned_kd", "uniform", "longer_kd"]),
-        limit=st.sampled_from([None, 150.0, 400.0]),
+        limit=st.sampled_from([None, 200.0, 600.0]),
         strategy=st.sampled_from(["tpe", "random"]),
+        rounds=st.integers(1, 3),
+        replay_seeds=st.integers(1, 2),
+        idle=st.sets(st.integers(0, 2)),
     )
     def test_any_job_ends_and_no_order_of_records_matters(
         self,
@@ -298,10 +301,14 @@ class TestPurity:
         broken_arm: str | None,
         limit: float | None,
         strategy: str,
+        rounds: int,
+        replay_seeds: int,
+        idle: set[int],
     ) -> None:
+        search = {"rounds": rounds, "replay_seeds": replay_seeds, "strategy": strategy}
         spec = make_spec(
             budget={"trials": trials, "device_seconds": limit},
-            search={"concurrent_trials": at_once, "strategy": strategy},
+            search={**search, "concurrent_trials": at_once},
             proof={"seeds": [0, 1]},
         )
         job = SimulatedJob(
@@ -312,6 +319,7 @@ class TestPurity:
                 StageName.TUNING: lambda key: key.index in failing,
                 StageName.PROOF: lambda key: key.arm == broken_arm,
             },
+            idle_pathways=tuple(sorted(idle)),
             seed=seed,
         )
         for _ in range(2000):
