@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,28 @@ def _decode(entry: Entry, files: dict[Part, list[Path]], *, size: int | None) ->
     return Contents.of(parts, names)
 
 
-def _opened(path: Path) -> Any:
-    """A pyarrow ParquetFile. Raises SearchProblem `dataset_unreadable`."""
+@contextmanager
+def _damage_in_words(path: Path) -> Iterator[None]:
+    """What pyarrow raises for a damaged file, and what names and texts that are no UTF-8 raise."""
     import pyarrow  # a tenth of a second to import, so only where there is parquet
-    from pyarrow import parquet
 
     try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _opened(path: Path) -> Any:
+    """A pyarrow ParquetFile. Raises SearchProblem `dataset_unreadable`."""
+    from pyarrow import parquet
+
+    with _damage_in_words(path):
         # Extension types of a file could name classes: they are left as what they are stored as.
         file = parquet.ParquetFile(
             path, thrift_string_size_limit=MAX_FOOTER_BYTES, arrow_extensions_enabled=False
         )
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        for field in file.schema_arrow:
+            str(field)  # decodes the names, those inside of structs too
     for index in range(file.metadata.num_row_groups):
         if file.metadata.row_group(index).total_byte_size > MAX_ROW_GROUP_BYTES:
             raise _unreadable(
@@ -88,39 +99,28 @@ def _opened(path: Path) -> Any:
     return file
 
 
-def _columns(path: Path, *, image: str | None = None, label: str | None = None) -> Iterator[Any]:
-    """Batches of some columns."""
-    import pyarrow
-
-    wanted = [name for name in (image, label) if name is not None]
-    try:
-        yield from _opened(path).iter_batches(batch_size=ROWS_AT_A_TIME, columns=wanted, use_threads=False)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+def _values(path: Path, column: str) -> Iterator[object]:
+    """The rows of one column, a few at a time in memory."""
+    file = _opened(path)
+    with _damage_in_words(path):
+        for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[column], use_threads=False):
+            yield from batch.column(0).to_pylist()
 
 
 def _labels(entry: Entry, files: Iterable[Path]) -> list[object]:
-    labels: list[object] = []
-    for path in files:
-        name = _label_column(entry, path)
-        for batch in _columns(path, label=name):
-            labels += batch.column(0).to_pylist()
-    return labels
+    return [label for path in files for label in _values(path, _label_column(entry, path))]
 
 
 def _pictures(entry: Entry, files: Iterable[Path]) -> Iterator[Picture]:
     for path in files:
-        name, row = _image_column(entry, path), 0
-        for batch in _columns(path, image=name):
-            for content in batch.column(0).to_pylist():
-                encoded = content.get("bytes") if isinstance(content, dict) else content
-                if not isinstance(encoded, bytes):
-                    raise _unreadable(
-                        path,
-                        f"row {row} of column {name!r} has no bytes of an image; put them into it",
-                    )
-                yield Picture(f"in row {row} of {path}", encoded)
-                row += 1
+        name = _image_column(entry, path)
+        for row, content in enumerate(_values(path, name)):
+            encoded = content.get("bytes") if isinstance(content, dict) else content
+            if not isinstance(encoded, bytes):
+                raise _unreadable(
+                    path, f"row {row} of column {name!r} has no bytes of an image; put them into it"
+                )
+            yield Picture(f"in row {row} of {path}", encoded)
 
 
 def _image_column(entry: Entry, path: Path) -> str:

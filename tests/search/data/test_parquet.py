@@ -205,6 +205,13 @@ class TestDamage:
         path.write_bytes(raw)
         refused(tmp_path, "dataset_unreadable", "cannot be read as parquet")
 
+    @pytest.mark.parametrize("name", [b"label", b"bytes", b"image"])
+    def test_names_that_are_no_text_are_refused(self, tmp_path: Path, name: bytes) -> None:
+        write(tmp_path / FILE)
+        path = tmp_path / FILE
+        path.write_bytes(path.read_bytes().replace(name, b"\xff" + name[1:]))
+        refused(tmp_path, "dataset_unreadable", "cannot be read as parquet")
+
     def test_what_is_no_parquet_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / FILE).write_text("no parquet")
         refused(tmp_path, "dataset_unreadable", "cannot be read as parquet")
