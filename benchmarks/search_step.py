@@ -127,7 +127,8 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: skipped")
     elif options.peak:
-        print(_peak_bytes(*options.peak, options.device))
+        pair, kind = options.peak
+        print(_peak_bytes(pair, kind, options.device))
     else:
         report(list(results(device=options.device, rounds=options.rounds)), options.json)
 

@@ -39,11 +39,14 @@ class Turns:
     """One run of each kind on the same pair; every call of a kind takes its next step."""
 
     def __init__(self, pair: str, teaching: str, *, device: str) -> None:
-        teacher, student = (_model(name, seed) for seed, name in enumerate(PAIRS[pair]))
+        teacher, student = (random_model(name, seed) for seed, name in enumerate(PAIRS[pair]))
         self.device, self.teaching = device, teaching
         self.teacher, self.student = teacher, student
-        self.process = _process(len(teacher.stages), len(student.stages))
-        self.train, self.meta = _images(BATCH * STEPS_PER_EPOCH, seed=1), _images(BATCH * 2, seed=2)
+        self.process = ten_pathways(len(teacher.stages), len(student.stages))
+        self.train, self.meta = (
+            random_images(BATCH * STEPS_PER_EPOCH, seed=1),
+            random_images(BATCH * 2, seed=2),
+        )
         self.outputs = _KeptOutputs(teacher, self.train) if teaching == CACHED else None
         self._plain = self._run(learn=None)
         self._plain_steps = self._plain.steps()
@@ -121,7 +124,7 @@ class _KeptOutputs(TeacherOutputs):
         return self._logits[indices], {stage: self._maps[stage][indices] for stage in stages}
 
 
-def _process(teacher_stages: int, student_stages: int) -> Process:
+def ten_pathways(teacher_stages: int, student_stages: int) -> Process:
     """The last four stages of both, each student stage taught by those of its depth or before."""
     pathways = [
         Pathway(teacher_stage=t, student_stage=s, transform="projection", distance="mse")
@@ -148,7 +151,8 @@ def _ten(teacher_stages: int, student_stages: int) -> Iterator[tuple[int, int]]:
             yield teacher_stages - 4 + t, student_stages - 4 + s
 
 
-def _model(name: str, seed: int) -> TappedModel:
+def random_model(name: str, seed: int) -> TappedModel:
+    """With random weights."""
     return build_model(
         name,
         classes=CLASSES,
@@ -160,7 +164,8 @@ def _model(name: str, seed: int) -> TappedModel:
     )
 
 
-def _images(count: int, *, seed: int) -> ImageSet:
+def random_images(count: int, *, seed: int) -> ImageSet:
+    """Noise, with labels."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     return ImageSet(images=images, labels=torch.arange(count) % CLASSES)

@@ -7,6 +7,8 @@ passes and three backward passes of the student, five of the teacher.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -70,7 +72,7 @@ class DistProStep:
         """The pathways' weights (P,): softmax with an appended constant logit 1."""
         return torch.softmax(torch.cat([self.logits, self.logits.new_ones(1)]), dim=0)[:-1]
 
-    def _virtual_step(self, parameters: list[Tensor], images: Tensor, targets: Tensor) -> None:
+    def _virtual_step(self, parameters: Sequence[Tensor], images: Tensor, targets: Tensor) -> None:
         """Momentum as in the optimiser, its Nesterov part left out as in the release."""
         gradients = torch.autograd.grad(
             self._loss(images, targets), parameters, allow_unused=True, materialize_grads=True
@@ -97,7 +99,7 @@ class DistProStep:
             self.teacher.forward_taps(images, self.losses.teacher_stages())
         return self.student.forward(images)
 
-    def _put(self, parameters: list[Tensor], values: list[Tensor]) -> None:
+    def _put(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for parameter, value in zip(parameters, values, strict=True):
                 parameter.copy_(value)
