@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import fmean
 
 from torch import Tensor
-from torch.nn import functional
 
 from search.pathways.mse import mean_squared_error
+from search.pathways.resizing import resize
 from search.registry import Kind, register
 
 LEVELS = (4, 2, 1)
@@ -27,9 +27,7 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         if level >= min(height, width):
             continue
         weight /= 2
-        pooled = (
-            functional.adaptive_avg_pool2d(feature_map, level) for feature_map in (student_map, teacher_map)
-        )
+        pooled = (resize(feature_map, (level, level)) for feature_map in (student_map, teacher_map))
         total = total + weight * mean_squared_error(*pooled)
         by_chance += weight * _variance(height, level) * _variance(width, level)
     return total / by_chance
