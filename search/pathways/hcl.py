@@ -6,7 +6,7 @@ from statistics import fmean
 
 from torch import Tensor
 
-from search.pathways.mse import mean_squared_error
+from search.pathways.mse import BY_CHANCE
 from search.pathways.resizing import resize
 from search.registry import Kind, register
 
@@ -20,17 +20,17 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Grids smaller than the map only; weights 1, 1/2, 1/4, 1/8 in the order used. The weighted sum is divided
     by what it is between independent maps of this size.
     """
-    height, width = student_map.shape[-2:]
-    total, by_chance = mean_squared_error(student_map, teacher_map), 1.0
-    weight = 1.0
+    # Averaging is linear: the maps' difference is averaged, once for both.
+    difference = student_map - teacher_map.detach()
+    height, width = difference.shape[-2:]
+    total, by_chance, weight = difference.square().mean(), 1.0, 1.0
     for level in LEVELS:
         if level >= min(height, width):
             continue
         weight /= 2
-        pooled = (resize(feature_map, (level, level)) for feature_map in (student_map, teacher_map))
-        total = total + weight * mean_squared_error(*pooled)
+        total = total + weight * resize(difference, (level, level)).square().mean()
         by_chance += weight * _variance(height, level) * _variance(width, level)
-    return total / by_chance
+    return total / (BY_CHANCE * by_chance)
 
 
 def _variance(side: int, cells: int) -> float:
