@@ -74,24 +74,16 @@ def pathways_between(
     )
 
 
-def listed_pairs(spec: JobSpec) -> Iterator[tuple[str, Sequence[int]]]:
-    """(field, pair of stages) of every pair that the space lists."""
-    for place, choice in enumerate(spec.search.space.connections):
-        if isinstance(choice, list):
-            yield from ((f"search.space.connections.{place}", pair) for pair in choice)
-
-
-def why_no_stage(pairs: Iterable[tuple[str, Sequence[int]]], preflight: PreflightResult) -> str | None:
-    """Which stage of these pairs, each with where it was written, a model does not have; None for no one."""
+def why_no_stage(process: Process, preflight: PreflightResult) -> str | None:
+    """Which stage of a process's pathways these models do not have; None where they have them all."""
     stages = {"teacher": preflight.teacher_stages, "student": preflight.student_stages}
-    for field, pair in pairs:
-        for (model, found), index in zip(stages.items(), pair, strict=True):
+    for pathway in process.pathways:
+        asked = (pathway.teacher_stage, pathway.student_stage)
+        for (model, found), index in zip(stages.items(), asked, strict=True):
             known = [stage.index for stage in found]
             if index not in known:
                 has = f"the stages {', '.join(map(str, known))}" if known else "no stages"
-                return (
-                    f"{field}: the pair {list(pair)} asks for stage {index} of the {model}, which has {has}"
-                )
+                return f"{pathway.name} asks for stage {index} of the {model}, which has {has}"
     return None
 
 

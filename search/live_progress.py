@@ -43,13 +43,11 @@ class LiveProgress:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def on_start(self, proposal: Proposal) -> None:
-        """A new bar; its length is known where the trial says its epochs."""
+    def on_start(self, proposal: Proposal, *, epochs: int | None) -> None:
+        """A new bar, of so many epochs; None for a trial that trains nothing."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(
-            _title(proposal.key), total=proposal.parameters.get("epochs"), figures=""
-        )
+        self._task = self._bar.add_task(_title(proposal.key), total=epochs, figures="")
 
     def on_report(self, key: TrialKey, report: Report) -> None:
         """The bar moves; the newest figures stand beside it."""

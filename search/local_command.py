@@ -9,6 +9,7 @@ from search.live_progress import LiveProgress
 from search.local import LocalJob
 from search.options import SMALL_EVALUATION_IMAGES, SharedOptions
 from search.recipe import Recipe
+from search.records import Proposal, StageName
 from search.spec import JobSpec
 
 
@@ -30,8 +31,15 @@ def local_job(
         device=options.device,
         max_steps=options.max_steps,
         evaluation_limit=SMALL_EVALUATION_IMAGES if options.max_steps else None,
-        on_start=progress.on_start,
+        on_start=lambda proposal: progress.on_start(proposal, epochs=_epochs(spec, proposal)),
         on_report=progress.on_report,
         on_end=progress.on_end,
         **settings,
     )
+
+
+def _epochs(spec: JobSpec, proposal: Proposal) -> int | None:
+    """How long the trial trains; None where it does not, or does not say so."""
+    if proposal.key.stage is StageName.TEACHER and spec.teacher.weights == "train":
+        return spec.teacher.training.epochs
+    return proposal.parameters.get("epochs")

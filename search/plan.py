@@ -15,7 +15,6 @@ from search import exploration
 from search.arms import (
     ArmName,
     dimensions_of,
-    listed_pairs,
     proof_run,
     replay_run,
     search_run,
@@ -116,9 +115,6 @@ def _refusal(moment: Moment) -> Fail | None:
     preflight = moment.history.preflight()
     if moment.given is not None:
         return _refusal_of_given(moment, moment.given, preflight)
-    absent = why_no_stage(listed_pairs(moment.spec), preflight)
-    if absent is not None:
-        return Fail("no_such_stage", absent)
     unfitting = why_no_pathway(moment.spec, preflight)
     if unfitting is not None:
         return Fail("no_pathway_fits", unfitting)
@@ -131,10 +127,9 @@ def _refusal(moment: Moment) -> Fail | None:
 
 
 def _refusal_of_given(moment: Moment, process: Process, preflight: PreflightResult) -> Fail | None:
-    pairs = [(pathway.name, (pathway.teacher_stage, pathway.student_stage)) for pathway in process.pathways]
-    absent = why_no_stage(pairs, preflight)
+    absent = why_no_stage(process, preflight)
     if absent is not None:
-        return Fail("no_such_stage", f"the process was found for other models: {absent}")
+        return Fail("pathway_does_not_fit", f"the process was found for other models: {absent}")
     return moment.budgeting().refusal(replay_run(moment.spec, process))
 
 

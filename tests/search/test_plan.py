@@ -170,22 +170,6 @@ class TestFailure:
         assert "search.space.logit_losses" in action.message
 
     @pytest.mark.parametrize(
-        ("pairs", "said"),
-        [
-            ([[0, 9]], "[0, 9] asks for stage 9 of the student, which has the stages 0, 1, 2"),
-            ([[2, 2], [3, 0]], "[3, 0] asks for stage 3 of the teacher, which has the stages 0, 1, 2"),
-        ],
-    )
-    def test_a_listed_stage_that_is_not_there_fails_after_preflight(
-        self, pairs: list[list[int]], said: str
-    ) -> None:
-        action = SimulatedJob(make_spec(search={"space": {"connections": ["last", pairs]}})).run()
-        assert isinstance(action, Fail)
-        assert action.code == "no_such_stage"
-        assert "search.space.connections.1" in action.message
-        assert said in action.message
-
-    @pytest.mark.parametrize(
         ("connections", "logit_losses", "is_refused"),
         [
             (["none", "last"], [["kd"]], False),

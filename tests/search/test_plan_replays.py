@@ -227,7 +227,7 @@ class TestGiven:
         job = SimulatedJob(make_spec(), given=Process.model_validate(deeper))
         action = job.run()
         assert isinstance(action, Fail)
-        assert action.code == "no_such_stage"
+        assert action.code == "pathway_does_not_fit"
         assert "stage 7 of the student" in action.message
         assert not job.of(StageName.SEARCH)
 

@@ -142,7 +142,7 @@ def test_a_recipe_is_proved_without_a_search(proved: Proved, tmp_path: Path) -> 
         (["--arms=searched"], ["add student_alone, tuned_kd"]),
         (["--seeds=1"], ["--seeds", "greater than or equal to 2"]),
         (["--set=budget.trails=2"], ["budget.trails", "did you mean 'trials'?"]),
-        (["--set=search.space.connections=[[[0, 99]]]"], ["no_such_stage", "stage 99 of the student"]),
+        (["--set=search.space.connections=[[[0, 99]]]"], ["pathway_does_not_fit", "stage 99 of the student"]),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
