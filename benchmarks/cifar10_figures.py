@@ -105,8 +105,8 @@ def verdict(short: Figures, long: Figures) -> list[str]:
     for name, part in (("short", short), ("saturating", long)):
         gain = difference(part.arms["searched"], part.arms["tuned_kd"])
         sentences.append(
-            f"At the {name} schedule ({part.epochs} epochs) the searched process differs from tuned KD of the "
-            f"same length by {gain.in_words()}."
+            f"At the {name} schedule ({part.epochs} epochs) the searched process differs from tuned KD of "
+            f"the same length by {gain.in_words()}."
         )
         for arm, compute in (
             ("longer_kd_replay", "one replay"),
