@@ -24,6 +24,7 @@ CATALOGUE: dict[str, Any] = {
         {"id": "attention", "kind": "distance"},
         {"id": "kd", "kind": "logit_loss"},
         {"id": "softplus", "kind": "normalisation"},
+        {"id": "exact", "kind": "hypergradient"},
         {"id": "shift", "kind": "augmentation"},
     ],
     "models": ["resnet18", "test_resnet", {"name": "test_convnext"}],
@@ -148,9 +149,9 @@ class TestCatalogue:
             },
         )
         assert requirements(spec) == [
-            "augmentation:shift", "dataset:digits", "distance:hcl", "distance:mse", "logit_loss:dist",
-            "logit_loss:kd", "model:test_convnext", "model:test_resnet", "normalisation:biased_softmax",
-            "strategy:random", "transform:gated", "transform:identity",
+            "augmentation:shift", "dataset:digits", "distance:hcl", "distance:mse",
+            "hypergradient:exact", "logit_loss:dist", "logit_loss:kd", "model:test_convnext", "model:test_resnet",
+            "normalisation:biased_softmax", "strategy:random", "transform:gated", "transform:identity",
         ]  # fmt: skip
 
     def test_every_kind_of_method_that_a_spec_names_is_required(self) -> None:
