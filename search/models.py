@@ -174,22 +174,25 @@ def _network_at_size(
     """
     config = timm.get_pretrained_cfg(name)
     own, patch = int(config.input_size[-1]), 1
+    channels, classes = kwargs["in_chans"], kwargs["num_classes"]
     for candidate in (wanted, None, own):
         side = candidate or -(-wanted // patch) * patch
         if side > limit:
             raise _unsupported_size(name, wanted, f"{name} runs on {side}x{side}, far larger than the data")
         img_size = side if config.fixed_input_size and side != own else None
         network = _try_size(name, img_size=img_size, seed=seed, kwargs=kwargs)
+        if network is not None and getattr(network, "num_classes", classes) != classes:
+            raise SearchProblem(f"{name} is no classifier; choose another model", code="model_unsupported")
         patch = _patch_of(network) if network is not None else patch
         fits = network is not None and side % patch == 0
-        if network is not None and fits and _runs(network, channels=kwargs["in_chans"], side=side):
+        if network is not None and fits and _runs(network, channels=channels, classes=classes, side=side):
             return network, side, img_size
         if exact:
             remedy = f"a multiple of {patch}" if patch > 1 else str(own)
             raise _unsupported_size(name, wanted, f"set data.input_size to {remedy}, or leave it out")
     raise SearchProblem(
-        f"{name} does not run on {kwargs['in_chans']}-channel images, neither of {wanted}x{wanted} nor of "
-        f"{own}x{own} pixels; choose another model",
+        f"{name} cannot sort {channels}-channel images into {classes} classes, neither of {wanted}x{wanted} "
+        f"nor of {own}x{own} pixels; choose another model",
         code="model_unsupported",
     )
 
@@ -211,13 +214,14 @@ def _try_size(name: str, *, img_size: int | None, seed: int, kwargs: dict[str, A
         return None
 
 
-def _runs(network: nn.Module, *, channels: int, side: int) -> bool:
+def _runs(network: nn.Module, *, channels: int, classes: int, side: int) -> bool:
+    """Whether images of that side give logits of that many classes: encoders have none."""
     try:
         with evaluating(network), torch.no_grad():
             logits = network(torch.zeros(2, channels, side, side))
     except Exception:  # AssertionError, RuntimeError, ValueError, by family
         return False
-    return isinstance(logits, Tensor) and logits.shape == (2, network.num_classes)
+    return isinstance(logits, Tensor) and logits.shape == (2, classes)
 
 
 def _create(name: str, *, seed: int, **kwargs: Any) -> nn.Module:

@@ -83,7 +83,7 @@ SMALLEST_BY_MODULE = {
     "fastvit": "fastvit_t8",
     "focalnet": "focalnet_tiny_srf",
     "gcvit": "gcvit_xxtiny",
-    "gemma4_vit": "gemma4_vit_167m_enc",
+    "gemma4_vit": "gemma4_vit_167m",
     "ghostnet": "ghostnet_050",
     "hardcorenas": "hardcorenas_b",
     "hgnet": "hgnetv2_b0",

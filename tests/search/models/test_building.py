@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
 from search.models import available_models, similar_models, weights_sha256
@@ -87,3 +88,23 @@ class TestNames:
         names = available_models()
         assert {"test_resnet", "resnet18", "vit_tiny_patch16_224"} <= set(names)
         assert similar_models("reznet18")[0] in names
+
+
+class TestUnsupported:
+    def test_a_model_that_cannot_take_the_channels_is_refused(self) -> None:
+        with pytest.raises(SearchProblem, match=r"cannot sort 1-channel images into 10 classes") as caught:
+            build("csatv2")
+        assert caught.value.code == "model_unsupported"
+
+    def test_an_encoder_is_no_classifier(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """timm's encoders (`qwen3_vit_88m_enc`) ignore the number of classes; here a small net does."""
+        create = timm.create_model
+        monkeypatch.setattr(
+            timm, "create_model", lambda name, **kwargs: create(name, num_classes=0, in_chans=1)
+        )
+        with pytest.raises(SearchProblem, match="no classifier") as caught:
+            build("test_resnet")
+        assert caught.value.code == "model_unsupported"
+
+    def test_overlapping_patches_ask_for_no_multiple(self) -> None:
+        assert build("pvt_v2_b0").preprocessing.size == 32
