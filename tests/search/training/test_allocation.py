@@ -13,7 +13,7 @@ from search.allocation import keep_freed_memory
 if sys.argv[1] == "kept":
     print(keep_freed_memory())
 def touch():
-    return sum(float(torch.ones(2**24)[0]) for _ in range(8))
+    return sum(float(torch.ones(2**24)[0]) for _ in range(4))
 touch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 touch()
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str) -> tuple[int, list[str]]:
-    """Pages touched for the first time by eight blocks of 64 MiB, each freed before the next."""
+    """Pages touched for the first time by four blocks of 64 MiB, each freed before the next."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, mode], capture_output=True, text=True, check=True, timeout=120
     )

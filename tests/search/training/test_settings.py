@@ -165,15 +165,16 @@ def test_channels_last_lays_out_weights_and_images_and_computes_the_same() -> No
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_same_run_and_its_state_too() -> None:
-    """Same names, same figures but for rounding, which the process's Adam magnifies from step to step."""
+    """Same names, and the same first updates: the compiled gradient is off by 2e-4 (measured against float64,
+    eager is off by 2e-6), which small batches magnify from step to step.
+    """
     learn = Learning(learning_rate=0.05)
     plain, faster = (
         make_run(training(torch_compile=flag), learn=learn, student="test_resnet") for flag in (False, True)
     )
     rows = finished(plain), finished(faster)
     assert rows[0][0] == pytest.approx(rows[1][0], rel=1e-4)
-    for one, other in zip(*rows, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=0.02)
+    assert rows[0][1]["loss"] == pytest.approx(rows[1][1]["loss"], rel=1e-3)
     assert plain.student.state_dict().keys() == faster.student.state_dict().keys()
     plain.load(faster.state())
     ended = weights(faster)
