@@ -17,6 +17,7 @@ from search.randomness import permutation
 from search.recipe import LogitLoss, Pathway, Point, Process, constant
 from search.records import Learning, RunParameters
 from search.spec import Splits, Training
+from search.tapped import Taps
 
 TRAINING = Training(learning_rate=3e-3)
 
@@ -58,8 +59,10 @@ class HalfNoiseTeacher(torch.nn.Module):
         self.stages = [last.model_copy(update={"index": index}) for index in (0, 1)]
         self.calls = 0
 
-    def forward_taps(self, images: Tensor, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        logits, maps = self.real.forward_taps(images, [len(self.real.stages) - 1])
+    def forward_taps(
+        self, images: Tensor, stages: Sequence[int], *, taps: Taps
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        logits, maps = self.real.forward_taps(images, [len(self.real.stages) - 1], taps=taps)
         (last,) = maps.values()
         self.calls += 1
         return logits, {0: last, 1: last[permutation(len(images), self.calls)]}
