@@ -21,6 +21,9 @@ from search.process import Effective, LearnedProcess
 from search.randomness import Seeded, mix
 from search.records import Learning
 
+FLOAT16_SCALE = 1024.0
+"""Of the meta loss in float16, whose small gradients would else be rounded to zero."""
+
 
 class ProcessLearning:
     """Updates a learned process by the hypergradient of steps that were taken.
@@ -121,21 +124,24 @@ class ProcessLearning:
         """The meta loss's gradient after the step, by the student's parameters."""
         images, targets = self.batches.meta_at(step, self.learn.meta_batch_size)
         training = self.batches.training
+        scale = FLOAT16_SCALE if training.precision == "float16" else 1.0
         named = dict(self.student.named_parameters())
         total: list[Tensor] = []
         with Seeded(mix(self.batches.seed, 3, step), self.batches.device):
             # In as many parts as the training batch, which has to fit into memory too.
-            for rows in torch.arange(len(images)).tensor_split(training.accumulate_parts):
+            for rows in torch.arange(len(images)).tensor_split(min(training.accumulate_parts, len(images))):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 logits, _ = forward_taps(
                     self.student, images[part], [], precision=training.precision, keep_buffers=True
                 )
-                loss = F.cross_entropy(logits, targets[part]) * (len(rows) / len(images))
+                loss = F.cross_entropy(logits, targets[part]) * (scale * len(rows) / len(images))
                 # A parameter that the logits do not depend on has no say in the meta loss.
                 found = torch.autograd.grad(
                     loss, list(named.values()), allow_unused=True, materialize_grads=True
                 )
                 total = list(found) if not total else list(torch._foreach_add(total, found))
+        if scale != 1.0:
+            total = list(torch._foreach_div(total, scale))
         return {f"student.{name}": vector for name, vector in zip(named, total, strict=True)}
 
     def state(self) -> dict[str, Any]:

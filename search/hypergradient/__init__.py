@@ -11,9 +11,9 @@ weights, buffers, gradients and random state as they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -48,13 +48,9 @@ class HyperGradient:
     student_temperatures: Tensor  # (L,)
 
     def __add__(self, other: HyperGradient) -> HyperGradient:
-        return self._each(lambda name: getattr(self, name) + getattr(other, name))
-
-    def __mul__(self, factor: float) -> HyperGradient:
-        return self._each(lambda name: getattr(self, name) * factor)
-
-    def _each(self, value: Callable[[str], Any]) -> HyperGradient:
-        return HyperGradient(**{part.name: value(part.name) for part in fields(self)})
+        return HyperGradient(
+            **{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)}
+        )
 
     def require_finite(self) -> None:
         """Raise NonFiniteFigure naming the part that is not finite."""
