@@ -150,7 +150,8 @@ class TestCatalogue:
         )
         assert requirements(spec) == [
             "augmentation:shift", "dataset:digits", "distance:hcl", "distance:mse",
-            "hypergradient:exact", "logit_loss:dist", "logit_loss:kd", "model:test_convnext", "model:test_resnet",
+            "hypergradient:exact", "logit_loss:dist", "logit_loss:kd",
+            "model:test_convnext", "model:test_resnet",
             "normalisation:biased_softmax", "strategy:random", "transform:gated", "transform:identity",
         ]  # fmt: skip
 
