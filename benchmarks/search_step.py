@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -95,7 +96,16 @@ def _peak_bytes(pair: str, kind: str, device: str) -> int:
         step()
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _peak_resident_bytes()
+
+
+def _peak_resident_bytes() -> int:
+    """Of this process's own memory: `ru_maxrss` would count what its parent had when it started this one."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def results(*, device: str, rounds: int) -> Iterator[Result]:
