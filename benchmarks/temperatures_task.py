@@ -94,10 +94,14 @@ def results(outcome: Outcome) -> list[Result]:
         ends = [process.points[-1] for process in outcome.learned[mode]]
         found += [
             Result(
-                f"temperatures_{mode}_teacher_end", fmean(e.teacher_temperatures[0] for e in ends), "mean"
+                f"temperatures_{mode}_teacher_end",
+                fmean(e.teacher_temperatures[0] for e in ends),
+                "temperature",
             ),
             Result(
-                f"temperatures_{mode}_student_end", fmean(e.student_temperatures[0] for e in ends), "mean"
+                f"temperatures_{mode}_student_end",
+                fmean(e.student_temperatures[0] for e in ends),
+                "temperature",
             ),
         ]
         for baseline in ("t4", "best_fixed"):
