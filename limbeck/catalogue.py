@@ -11,7 +11,7 @@ from limbeck.operation import D, Resource, operation, stream
 
 
 def _methods(api: Api, /, **filters: str) -> Flow[None]:
-    """Transforms, distances, logit losses, normalisations and strategies; `kind="distance"` narrows."""
+    """Transforms, distances, logit losses, augmentations, strategies and more; `kind="distance"` narrows."""
     return api.stream_pages("/methods", filters)
 
 

@@ -62,7 +62,7 @@ class TeacherOutputs(Protocol):
         ...
 
     def read(self, indices: Tensor, view: int, stages: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        """Logits (B, K) and maps (B, C, H, W) by stage, on the CPU, of these images' version in a view."""
+        """Logits (B, K) and maps (B, C, H, W) by stage, on the run's device, of these images' view."""
         ...
 
 

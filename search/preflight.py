@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -142,6 +143,12 @@ def seconds_per_step(steps: Iterator[Any], *, warm_up: int = 2, measured: int = 
         next(steps)
         seconds.append(time.perf_counter() - started)
     return median(seconds)
+
+
+def grouped(steps: Iterator[Any], count: int) -> Iterator[None]:
+    """So many steps as one; what is left over at the end is not one."""
+    while len(list(islice(steps, count))) == count:
+        yield
 
 
 def _notes(

@@ -15,7 +15,7 @@ from search.data import ImageSet
 from search.dimensions import Choices, starting_choices
 from search.distill import Distillation, Material, Report
 from search.models import TappedModel
-from search.preflight import run_preflight, seconds_per_step
+from search.preflight import grouped, run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters
 from search.stages.kept_outputs import kept_outputs, teacher_pass
@@ -80,14 +80,20 @@ class PreflightRun:
             case "pathways":
                 return self._costliest[1]
             case _:
-                return self._seconds(self._costliest[0], learn=self._learning())
+                return self._search_seconds(self._learning())
 
-    def _seconds(self, process: Process, *, learn: Learning | None = None) -> float:
-        """Median seconds of a step with this process, on a student of its own.
+    def _search_seconds(self, learn: Learning) -> float:
+        """Of a step with its update of the process: with K steps of lookahead, one of K carries it."""
+        process, plain = self._costliest
+        of_all = self._seconds(process, learn=learn, steps_at_once=learn.lookahead_steps)
+        return max(plain, of_all - (learn.lookahead_steps - 1) * plain)
+
+    def _seconds(self, process: Process, *, learn: Learning | None = None, steps_at_once: int = 1) -> float:
+        """Median seconds of a step (or of so many) with this process, on a student of its own.
 
         The images are those of one batch, and what the job's runs would read of the teacher is kept of them.
         """
-        run = RunParameters(process=process, epochs=MEASURED_STEPS + 2, learn=learn)
+        run = RunParameters(process=process, epochs=(MEASURED_STEPS + 2) * steps_at_once, learn=learn)
         with tempfile.TemporaryDirectory(prefix="limbeck-preflight-") as directory:
             material = Material(
                 student=self._student(),
@@ -106,7 +112,8 @@ class PreflightRun:
                 augmentation_seed=self.setting.spec.data.splits.seed,
                 device=self.setting.device,
             )
-            return seconds_per_step(distillation.steps(), measured=MEASURED_STEPS)
+            steps = grouped(distillation.steps(), steps_at_once)
+            return seconds_per_step(steps, measured=MEASURED_STEPS)
 
     @property
     def _one_batch(self) -> ImageSet:
@@ -142,11 +149,15 @@ class PreflightRun:
 
     def _learning(self) -> Learning:
         """The job's own settings, so that a start that a normalisation cannot hold is found here."""
+        settings = self.setting.spec.search.process
         return Learning(
             learning_rate=0.01,
-            normalisation=self.setting.spec.search.process.normalisation,
-            pathway_weight_factor=self.setting.spec.search.process.pathway_weight_factor,
-            meta_batch_size=self.setting.spec.search.process.meta_batch_size,
+            update_every_steps=settings.lookahead_steps,
+            normalisation=settings.normalisation,
+            pathway_weight_factor=settings.pathway_weight_factor,
+            hypergradient=settings.hypergradient,
+            lookahead_steps=settings.lookahead_steps,
+            meta_batch_size=settings.meta_batch_size,
         )
 
     @cached_property

@@ -10,7 +10,7 @@ import torch
 
 from search.data import Dataset, ImageSet, open_dataset
 from search.models import TappedModel, build_model
-from search.preflight import KINDS, floor_accuracy, run_preflight, seconds_per_step
+from search.preflight import KINDS, floor_accuracy, grouped, run_preflight, seconds_per_step
 from search.problems import SearchProblem
 from search.records import PreflightResult
 from search.spec import JobSpec
@@ -120,3 +120,4 @@ def test_the_median_step_is_measured_after_the_slow_first_ones(monkeypatch: pyte
 
     monkeypatch.setattr("time.perf_counter", lambda: clock)
     assert seconds_per_step(steps()) == 1.0
+    assert len(list(grouped(iter(range(7)), 3))) == 2

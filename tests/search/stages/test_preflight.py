@@ -67,3 +67,20 @@ def test_a_space_without_pathways_is_measured_too(tmp_path: Path, space: dict[st
         preflight(tmp_path, **space, logit_losses=[[], ["kd"]]).outcome().result
     )
     assert all(seconds > 0 for seconds in result.seconds_per_step.values())
+
+
+def test_with_a_lookahead_a_step_with_its_update_costs_the_whole_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps of 0.1 s and one update of 0.5 s: what the plan divides by the interval is 0.5 s above."""
+
+    def seconds(self: PreflightRun, process: Process, **options: Any) -> float:
+        at_once = options.get("steps_at_once", 1)
+        return 0.1 * at_once + (0.5 if options.get("learn") else 0.0)
+
+    monkeypatch.setattr(PreflightRun, "_seconds", seconds)
+    run = preflight(tmp_path, update_every_steps=[4])
+    run.setting.spec.search.process.lookahead_steps = 4
+    figures = PreflightResult.model_validate(run.outcome().result).seconds_per_step
+    assert figures["pathways"] == pytest.approx(0.1)
+    assert figures["search"] == pytest.approx(0.6)
