@@ -10,13 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmarks.temperatures_task import TEMPERATURES_ONLY
 from search.hypergradient import HyperGradient, Parameters, Step, build_approximation
 from search.registry import Kind, register
 
-NAME = "temperatures_only"
 
-
-@register(Kind.HYPERGRADIENT, NAME, source="the exact one, without the weights")
+@register(Kind.HYPERGRADIENT, TEMPERATURES_ONLY, source="the exact one, without the weights")
 class TemperaturesOnly:
     """The exact hypergradient, zero for all weights."""
 

@@ -9,12 +9,13 @@ from statistics import fmean
 from benchmarks.cifar10_figures import lower, points
 from benchmarks.pooled_job import PooledJob
 from benchmarks.results import Result
-from benchmarks.temperatures_only import NAME
 from search.arms import kd, proof_run
 from search.history import accuracy
 from search.recipe import Process
 from search.records import Learning, Proposal, RunParameters, StageName, TrialKey, TrialRecord
 
+TEMPERATURES_ONLY = "temperatures_only"
+"""The hypergradient that `benchmarks.temperatures_only` registers."""
 USUAL = 4.0
 """The field's fixed temperature, at which learned ones start."""
 WEIGHT = 1.0
@@ -54,7 +55,10 @@ def fixed_run(temperature: float, *, epochs: int) -> RunParameters:
 def learning_run(mode: str, *, epochs: int) -> RunParameters:
     """KD that learns its temperatures, of teacher and student apart or tied, and nothing else."""
     learn = Learning(
-        learning_rate=LEARNING_RATE, tie_temperatures=mode == "tied", hypergradient=NAME, record_points=33
+        learning_rate=LEARNING_RATE,
+        tie_temperatures=mode == "tied",
+        hypergradient=TEMPERATURES_ONLY,
+        record_points=33,
     )
     return RunParameters(process=kd(temperature=USUAL, weight=WEIGHT), epochs=epochs, learn=learn)
 

@@ -181,6 +181,7 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
             tie_temperatures=settings.tie_temperatures,
             hypergradient=settings.hypergradient,
             lookahead_steps=settings.lookahead_steps,
+            at_constant_length=settings.at_constant_length,
             average_decay=settings.average_decay,
             retry_every_updates=settings.retry_every_updates,
             meta_batch_size=settings.meta_batch_size,

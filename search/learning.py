@@ -94,7 +94,12 @@ class ProcessLearning:
     def _update(self, step: int) -> None:
         window, self._window = self._window, []
         taken = [Taken(self._step(kept), kept.updates) for kept in window]
-        found = reversed_window(taken, self._meta_gradient(step), self.hypergradient)
+        found = reversed_window(
+            taken,
+            self._meta_gradient(step),
+            self.hypergradient,
+            at_constant_length=self.learn.at_constant_length,
+        )
         # A pathway that was left out of some of the steps has only a part of its gradient: it waits.
         active = sorted(set.intersection(*(set(kept.active) for kept in window)))
         self.process.update(found, active=active)

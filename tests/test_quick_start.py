@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose import eventually, free_ports
+from tests.compose import eventually
+from tests.ports import free_ports
 from tests.test_readme import BIN, PAGES, ROOT, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

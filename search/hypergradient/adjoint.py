@@ -98,7 +98,7 @@ def _step_counts(states: list[dict[str, Any]]) -> list[float]:
 
 def _read_sgd(group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Update:
     settings = {name: float(group[name]) for name in ("lr", "weight_decay", "momentum", "nesterov")}
-    return Update("sgd", settings)
+    return Update("sgd", settings, gradient)
 
 
 def _read_adam(group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Update:

@@ -27,28 +27,36 @@ class Taken:
 
 
 def reversed_window(
-    window: Sequence[Taken], meta_gradient: Mapping[str, Tensor], approximation: Approximation
+    window: Sequence[Taken],
+    meta_gradient: Mapping[str, Tensor],
+    approximation: Approximation,
+    *,
+    at_constant_length: bool = False,
 ) -> HyperGradient:
     """d meta loss / d process, of the steps in the order in which they were taken.
 
-    `meta_gradient` is the meta loss's gradient after the last step, by `student.NAME`.
+    `meta_gradient` is the meta loss's gradient after the last step, by `student.NAME`. With
+    `at_constant_length` it is the derivative at constant length of the student's gradient, in each step
+    (`across`).
     """
     adjoints = {name: Adjoint(value) for name, value in meta_gradient.items()}
     found: HyperGradient | None = None
     for taken in reversed(window[1:]):
-        slope, adjoints = _reversed_step(taken, adjoints, approximation)
+        slope, adjoints = _reversed_step(taken, adjoints, approximation, at_constant_length)
         found = slope if found is None else found + slope
     direction = {
         name: pull_through(taken_update, before=window[0].step.before[name], after=adjoints[name])[0]
         for name, taken_update in window[0].updates.items()
         if name in adjoints
     }
+    if at_constant_length:
+        direction = across(direction, window[0].updates)
     first = approximation.slope(window[0].step, direction)
     return first if found is None else found + first
 
 
 def _reversed_step(
-    taken: Taken, adjoints: Mapping[str, Adjoint], approximation: Approximation
+    taken: Taken, adjoints: Mapping[str, Adjoint], approximation: Approximation, at_constant_length: bool
 ) -> tuple[HyperGradient, dict[str, Adjoint]]:
     step = taken.step
     through = {
@@ -56,10 +64,37 @@ def _reversed_step(
         for name, update in taken.updates.items()
         if name in adjoints
     }
-    slope, hessian = approximation.pull_back(step, {name: by for name, (by, _) in through.items()})
+    direction = {name: by for name, (by, _) in through.items()}
+    slope, hessian = approximation.pull_back(step, direction)
+    if at_constant_length:
+        slope = approximation.slope(step, across(direction, taken.updates))
     # A parameter without a gradient did not move: its adjoint passes the step as it is.
     earlier = {name: through[name][1]() if name in through else adjoint for name, adjoint in adjoints.items()}
     return slope, {
         name: earlier[name].plus(value) if name in earlier else Adjoint(value)
         for name, value in hessian.items()
+    }
+
+
+def across(direction: Mapping[str, Tensor], updates: Mapping[str, Update]) -> dict[str, Tensor]:
+    """The part of u that is at right angles to the student's gradient G: u - (<u, G> / <G, G>) G.
+
+    A loss's slope along it says what more of that loss would do at an unchanged length of the gradient.
+    Under SGD the losses' weights together are a factor of the learning rate, and one step ahead a smaller
+    rate looks better wherever the real one overshoots (short-horizon bias): without this part a search turns
+    every weight down, whatever the losses teach.
+    """
+    gradients = {
+        name: update.gradient
+        for name, update in updates.items()
+        if name in direction and name.startswith("student.") and update.gradient is not None
+    }
+    along = sum(float((direction[name] * gradient).sum()) for name, gradient in gradients.items())
+    squared = sum(float(gradient.square().sum()) for gradient in gradients.values())
+    if squared == 0.0:
+        return dict(direction)
+    share = along / squared
+    return {
+        name: value - share * gradients[name] if name in gradients else value
+        for name, value in direction.items()
     }

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from service.store import events, jobs, trials
 from service.store.session import Store, migrate, open_store
 from service.store.states import JobState
 from service.store.tables import Event, Job, Trial
+from tests.ports import free_port
 
 MARK = "LIMBECK_TEST_INSTALLATION"
 TETHER = str(Path(workers.__file__).with_name("tether.py"))
@@ -233,10 +233,3 @@ def kill(process: psutil.Process | subprocess.Popen[bytes]) -> None:
     """SIGKILL one process."""
     with suppress(psutil.Error, ProcessLookupError):
         process.send_signal(signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

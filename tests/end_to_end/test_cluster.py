@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from service.store.states import JobState, TrialState
-from tests.end_to_end.installation import SMALL_JOB, Installation, free_port, wait_until
+from tests.end_to_end.installation import SMALL_JOB, Installation, wait_until
 from tests.end_to_end.soundness import check_sound
+from tests.ports import free_port
 
 RAY = Path(sys.executable).parent / "ray"
 HEAD_ADDRESS, OTHER_ADDRESS = "127.0.0.2", "127.0.0.3"

@@ -13,16 +13,12 @@ import httpx
 import pytest
 
 from service.store.schema import check_schema
+from tests.ports import free_port
 from tests.service.api.conftest import opened_api
 from tests.service.api.server import Server, environment, run_service, running_server
 from tests.service.api.streams import Stream
 
 HEAVY = {"torch", "torchvision", "timm", "ray", "optuna", "numpy", "scipy", "pandas", "sklearn"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class TestStart:
