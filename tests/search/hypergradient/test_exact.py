@@ -54,6 +54,15 @@ def test_a_step_in_parts_is_the_mean_over_them(lookahead: int) -> None:
     assert_exact("adamw", "test_resnet", steps=2 + lookahead, learn=learn, training={"accumulate_parts": 2})
 
 
+@pytest.mark.parametrize("lookahead", [1, 2])
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+def test_at_constant_length_it_is_the_derivative_of_gradients_that_only_turn(
+    optimizer: str, lookahead: int
+) -> None:
+    learn = {"lookahead_steps": lookahead, "update_every_steps": 2, "at_constant_length": True}
+    assert_exact(optimizer, "test_resnet", steps=2 + lookahead, learn=learn)
+
+
 class Guarded(Exact):
     """Fails where a pass leaves a trace."""
 

@@ -42,6 +42,7 @@ def unrolled(
                 create_graph=True,
                 allow_unused=True,
             )
+            gradients = _at_constant_length(run, gradients, parameters, values, forward)
             taken = gradients
             if forward is not forward_taps:
                 loss = _loss(run, parameters, values, forward_taps)
@@ -57,6 +58,36 @@ def unrolled(
         by = torch.autograd.grad(_meta_loss(run, student), values)
     found = dict(zip(PARTS, (value.double() for value in by), strict=True))
     return HyperGradient(**found), {name: value.detach() for name, value in student.items()}
+
+
+def _at_constant_length(
+    run: Distillation,
+    gradients: tuple[Tensor | None, ...],
+    parameters: Named,
+    values: list[Tensor],
+    forward: Callable[..., Any],
+) -> tuple[Tensor | None, ...]:
+    """Where the run asks for it: the student's gradients brought to the length that they have anyway, so that
+    the process can only turn them."""
+    learn = run.parameters.learn
+    if learn is None or not learn.at_constant_length:
+        return gradients
+    fixed = [value.detach() for value in values]
+    anyway = torch.autograd.grad(
+        _loss(run, parameters, fixed, forward),
+        list(parameters.values()),
+        create_graph=True,
+        allow_unused=True,
+    )
+    is_student = [name.startswith("student.") for name in parameters]
+    wanted, found = (
+        sum(g.square().sum() for g, own in zip(some, is_student, strict=True) if own and g is not None)
+        for some in (anyway, gradients)
+    )
+    factor = torch.as_tensor(wanted / found).sqrt()
+    return tuple(
+        g * factor if own and g is not None else g for g, own in zip(gradients, is_student, strict=True)
+    )
 
 
 def _meta_loss(run: Distillation, student: Named) -> Tensor:
