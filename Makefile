@@ -34,7 +34,7 @@ up: $(STAMP) ## Start API, worker and a local Ray on this machine
 	@$(BIN)/limbeck up
 
 test: $(STAMP) test-tools ## Run the tests, all but the slow ones
-	$(PYTEST) -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadgroup $(PYTEST_FLAGS)
+	$(PYTEST) -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(PYTEST_FLAGS)
 
 test-slow: $(STAMP) test-tools ## Run the slow tests: real data at length, fault matrices
 	$(PYTEST) -m slow $(PYTEST_FLAGS) || { status=$$?; [ $$status -eq 5 ] || exit $$status; }  # 5: there are none

@@ -15,6 +15,7 @@ OTHER_THAN_DEFAULT = {
     "tie_temperatures": True,
     "hypergradient": "finite_difference",
     "lookahead_steps": 3,
+    "at_constant_length": True,
     "average_decay": 0.7,
     "retry_every_updates": 4,
     "meta_batch_size": 16,
