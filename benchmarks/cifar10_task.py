@@ -30,17 +30,20 @@ from search.spec import (
 STUDENT = "resnet8_w8"
 TRAINING = Training(
     batch_size=128,
-    # Not SGD: there the sum of the weights multiplies the learning rate, and a search one step ahead takes
-    # the weights away (docs/log.md).
-    optimizer="adamw",
-    learning_rate=0.03,
-    weight_decay=0.01,
+    optimizer="sgd",
+    learning_rate=0.2,
+    weight_decay=5e-4,
     schedule="onecycle",
     channels_last=True,
     augmentation="crop_flip",
     views=8,
     report_every_steps=1000,
     validate_every_epochs=1000,
+)
+PROCESS = ProcessSettings(
+    # Under SGD the sum of the weights multiplies the learning rate, and a search one step ahead would take
+    # the weights away (docs/log.md).
+    at_constant_length=True,
 )
 SPACE = Space(
     connections=["last"],
@@ -75,7 +78,7 @@ def job_spec(
     """The job: its search over `search_epochs`, its proof over `epochs`."""
     settings: dict[str, Any] = {
         "space": SPACE,
-        "process": ProcessSettings(),
+        "process": PROCESS,
         "pruning": Pruning(enabled=False),
         "concurrent_trials": at_once,
         **(search or {}),

@@ -58,6 +58,7 @@ def learning_run(mode: str, *, epochs: int) -> RunParameters:
         learning_rate=LEARNING_RATE,
         tie_temperatures=mode == "tied",
         hypergradient=TEMPERATURES_ONLY,
+        at_constant_length=True,
         record_points=33,
     )
     return RunParameters(process=kd(temperature=USUAL, weight=WEIGHT), epochs=epochs, learn=learn)
