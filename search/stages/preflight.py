@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from search.arms import as_choice, dimensions_of, pathways_between, plain_kd, starting_process
+from search.arms import as_choice, dimensions_of, learning, pathways_between, plain_kd, starting_process
 from search.checkpoint import to_bytes
 from search.data import ImageSet
 from search.dimensions import Choices, starting_choices
@@ -150,15 +150,7 @@ class PreflightRun:
     def _learning(self) -> Learning:
         """The job's own settings, so that a start that a normalisation cannot hold is found here."""
         settings = self.setting.spec.search.process
-        return Learning(
-            learning_rate=0.01,
-            update_every_steps=settings.lookahead_steps,
-            normalisation=settings.normalisation,
-            pathway_weight_factor=settings.pathway_weight_factor,
-            hypergradient=settings.hypergradient,
-            lookahead_steps=settings.lookahead_steps,
-            meta_batch_size=settings.meta_batch_size,
-        )
+        return learning(settings, learning_rate=0.01, update_every_steps=settings.lookahead_steps)
 
     @cached_property
     def _costliest(self) -> tuple[Process, float]:
