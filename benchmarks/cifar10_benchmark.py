@@ -19,9 +19,9 @@ from benchmarks.pool import Place, Pool
 from benchmarks.pooled_job import PooledJob
 from benchmarks.results import Result
 from benchmarks.steps_in_turn import replay_cost
-from search.arms import dimensions_of, plain_kd, proof_run, search_run
 from search.dimensions import starting_choices
-from search.history import History
+from search.planning.arms import dimensions_of, plain_kd, proof_run, search_run
+from search.planning.history import History
 from search.records import Proposal, RunParameters, StageName, TrialKey
 from search.spec import JobSpec
 

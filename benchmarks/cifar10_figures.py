@@ -9,8 +9,8 @@ from itertools import pairwise
 from statistics import fmean
 
 from benchmarks.results import Goal, Result
-from search.arms import ArmName
-from search.verdict import Difference, paired_difference
+from search.planning.arms import ArmName
+from search.planning.verdict import Difference, paired_difference
 
 TEST_IMAGES = 10_000
 Accuracies = Mapping[int, float]

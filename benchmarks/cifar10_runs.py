@@ -9,10 +9,10 @@ from enum import StrEnum
 from statistics import median
 
 from benchmarks.pooled_job import PooledJob
-from search.arms import plain_kd, proof_run
-from search.history import History, accuracy, completed
-from search.process_shapes import held
-from search.proof_runs import ProofRuns
+from search.planning.arms import plain_kd, proof_run
+from search.planning.history import History, accuracy, completed
+from search.planning.process_shapes import held
+from search.planning.proof_runs import ProofRuns
 from search.recipe import Process, constant
 from search.records import Proposal, StageName, TrialKey, TrialRecord
 

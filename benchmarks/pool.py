@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from search.local import LocalJob
+from search.commands.local_job import LocalJob
 from search.records import Proposal, TrialRecord
 from search.registry import load_everything
 from search.spec import JobSpec
@@ -102,7 +102,7 @@ def _trial(
     needed: tuple[TrialRecord, ...],
     max_steps: int | None,
 ) -> TrialRecord:
-    """In the pool's process: the trial as `search.local` runs it."""
+    """In the pool's process: the trial as `search.commands.local_job` runs it."""
     job = LocalJob(
         JobSpec.model_validate_json(document),
         place.directory,

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from benchmarks.results import Goal, Result, Spread
-from search.arms import plain_kd
-from search.batches import TeacherOutputs
 from search.data import ImageSet
 from search.distill import Distillation, Material
 from search.models import TappedModel, build_model
+from search.planning.arms import plain_kd
 from search.recipe import Pathway, Process
 from search.records import RunParameters
 from search.registry import load_everything
 from search.spec import Training
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_pass import TeacherPass
+from search.teacher_cache.teacher_pass import TeacherPass
+from search.training.batches import TeacherOutputs
 
 TEACHER, STUDENT = "resnet8_w32", "resnet8_w8"
 IMAGES, CLASSES, BATCH = 5000, 10, 128

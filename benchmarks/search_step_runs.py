@@ -9,13 +9,13 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from search.batches import TeacherOutputs
 from search.data import ImageSet
 from search.distill import Distillation, Material
 from search.models import TappedModel, build_model
 from search.recipe import LogitLoss, Pathway, Point, Process
 from search.records import Learning, RunParameters
 from search.spec import Training
+from search.training.batches import TeacherOutputs
 from tests.search.twins.distpro import DistProStep
 
 SIZE, CLASSES, BATCH, STEPS_PER_EPOCH = 64, 10, 32, 4

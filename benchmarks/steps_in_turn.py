@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from benchmarks.pool import Place
-from search.local import LocalJob
+from search.commands.local_job import LocalJob
 from search.records import Proposal, TrialRecord
 from search.spec import JobSpec
 from search.trial import open_trial

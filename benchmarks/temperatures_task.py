@@ -9,8 +9,8 @@ from statistics import fmean
 from benchmarks.cifar10_figures import lower, points
 from benchmarks.pooled_job import PooledJob
 from benchmarks.results import Result
-from search.arms import kd, proof_run
-from search.history import accuracy
+from search.planning.arms import kd, proof_run
+from search.planning.history import accuracy
 from search.recipe import Process
 from search.records import Learning, Proposal, RunParameters, StageName, TrialKey, TrialRecord
 

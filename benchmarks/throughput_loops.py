@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from search.data import ImageSet, as_float
 from search.distill import Distillation, Material
 from search.models import TappedModel, build_model
-from search.optimizers import make_optimizer
 from search.randomness import permutation
 from search.recipe import constant
 from search.records import RunParameters
 from search.spec import Training
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_pass import TeacherPass
+from search.teacher_cache.teacher_pass import TeacherPass
+from search.training.optimizers import make_optimizer
 
 Step = Callable[[], object]
 TEMPERATURE, LOGIT_WEIGHT, CROSS_ENTROPY_WEIGHT = 4.0, 0.9, 0.1

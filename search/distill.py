@@ -15,24 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.allocation import keep_freed_memory
-from search.averaging import WeightAverage
-from search.batches import Batch, Batches, TeacherOutputs, Teaching
-from search.compilation import compiled
 from search.data import ImageSet
 from search.hypergradient import Approximation, build_approximation
-from search.learning import ProcessLearning, training_seed
-from search.loss_scaling import LossScaling
-from search.losses import DistillationLosses
 from search.models import TappedModel
-from search.optimizers import make_optimizer, make_schedule
-from search.precision import forward_taps
 from search.problems import require_finite
 from search.process import Effective, LearnedProcess, ReplayedProcess
 from search.randomness import Seeded
 from search.recipe import Process
 from search.records import RunParameters
 from search.spec import Training
+from search.training.allocation import keep_freed_memory
+from search.training.averaging import WeightAverage
+from search.training.batches import Batch, Batches, TeacherOutputs, Teaching
+from search.training.compilation import compiled
+from search.training.learning import ProcessLearning, training_seed
+from search.training.loss_scaling import LossScaling
+from search.training.losses import DistillationLosses
+from search.training.optimizers import make_optimizer, make_schedule
+from search.training.precision import forward_taps
 
 
 @dataclass(frozen=True)
@@ -300,6 +300,6 @@ class Distillation:
 
 
 if __name__ == "__main__":
-    from search.distill_command import run
+    from search.commands.distilling import run
 
     run()

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from search.findings import replays_json, what_search_found
-from search.history import History
-from search.live_progress import LiveProgress
-from search.local import LocalJob
-from search.local_command import local_job
-from search.options import SharedOptions, command, console
+from search.commands.live_progress import LiveProgress
+from search.commands.local_job import LocalJob
+from search.commands.options import SharedOptions, command, console
+from search.commands.running import local_job
 from search.plan import EXPORT_KEY, searched_run
+from search.planning.findings import replays_json, what_search_found
+from search.planning.history import History
 from search.recipe import Recipe
 from search.records import ExportParameters, Proposal, StageName, TrialRecord
 from search.stages.export import write_recipe

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import search.strategies  # noqa: F401  (registers them)
-from search import exploration
-from search.arms import (
+from search.dimensions import starting_choices
+from search.planning import exploration
+from search.planning.arms import (
     ArmName,
     dimensions_of,
     proof_run,
@@ -22,13 +23,12 @@ from search.arms import (
     why_no_pathway,
     why_no_stage,
 )
-from search.dimensions import starting_choices
-from search.findings import learning_trials, what_search_found
-from search.history import History, best, failed
-from search.job_report import report_of
-from search.moment import Moment, error_of, only_trial, start_or_wait
-from search.proof_runs import ProofRuns, proof_key
-from search.pruning import should_stop
+from search.planning.findings import learning_trials, what_search_found
+from search.planning.history import History, best, failed
+from search.planning.job_report import report_of
+from search.planning.moment import Moment, error_of, only_trial, start_or_wait
+from search.planning.proof_runs import ProofRuns, proof_key
+from search.planning.pruning import should_stop
 from search.recipe import Process
 from search.records import (
     Action,

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from search.job_file import write_whole
-from search.live_progress import LiveProgress
-from search.local import LocalJob
-from search.local_command import local_job
-from search.options import SharedOptions, command, console
+from search.commands.job_file import write_whole
+from search.commands.live_progress import LiveProgress
+from search.commands.local_job import LocalJob
+from search.commands.options import SharedOptions, command, console
+from search.commands.report_table import print_report
+from search.commands.running import local_job
 from search.plan import EXPORT_KEY
 from search.problems import SearchProblem
-from search.report_table import print_report
 from search.spec import ARMS, REQUIRED_ARMS
 from search.spec_faults import did_you_mean
 

@@ -32,15 +32,15 @@ MAY_IMPORT = {
 # Who alone may import a library, so that one place changes with it.
 SOLE_IMPORTERS = {
     "ray": ("workers.tune",),
-    "optuna": ("search.strategies", "search.pruning"),
+    "optuna": ("search.strategies", "search.planning.pruning"),
     "sqlalchemy": ("service.store", "migrations"),
     "alembic": ("service.store", "migrations"),
     "fastapi": ("service",),
     "jinja2": ("service.web",),
     "fsspec": ("service.remote_files",),
     "httpx": ("limbeck",),
-    "timm": ("search.models", "search.cifar_nets", "search.optimizers", "search.averaging"),
-    "safetensors": ("search.weights",),
+    "timm": ("search.models", "search.cifar_nets", "search.training.optimizers", "search.training.averaging"),
+    "safetensors": ("search.models.weights",),
     "sklearn": ("search.datasets",),
     "kornia": ("search.augment",),
     "PIL": ("search.datasets",),
@@ -49,7 +49,10 @@ SOLE_IMPORTERS = {
 
 # What the base installation is enough for, and what only the extras bring.
 LIGHT = ("limbeck", "limbeck.command", "search.spec")
-TORCH_FREE = ("spec", "plan", "recipe", "records", "problems", "pathway_rules", "strategies", "registry")
+TORCH_FREE = (
+    *("spec", "plan", "planning", "recipe", "records", "problems", "pathway_rules", "strategies", "registry"),
+    "dimensions",
+)
 TORCH = {"torch", "torchvision", "timm", "ray"}
 SERVER_ONLY = {"fastapi", "sqlalchemy", "alembic", "uvicorn", "jinja2", "structlog"}
 WORKER_ONLY = TORCH | {"optuna", "numpy", "pandas", "scipy", "sklearn", "safetensors", "psutil", "kornia"}

@@ -24,12 +24,12 @@ from search.distill import Distillation, Material
 from search.hypergradient import HyperGradient, Parameters, Step
 from search.hypergradient.exact import Exact
 from search.models import TappedModel, build_model
-from search.precision import forward_taps
 from search.process import Effective
 from search.recipe import LogitLoss, Pathway, Point, Process, constant
 from search.records import Learning, RunParameters
 from search.registry import load_everything
 from search.spec import Splits, Training
+from search.training.precision import forward_taps
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 TEACHER, STUDENT = "resnet8_w32", "resnet8_w8"

@@ -53,11 +53,11 @@ def render(text: str) -> str:
 
 
 def tables(model: type[BaseModel]) -> str:
-    """One table per model: `model` first, then those of its module that it refers to, as first mentioned."""
+    """One table per model: `model` first, then those of its home that it refers to, as first mentioned."""
     models = [model]
     for part in models:  # grows while it is read
         mentioned = (found for field in part.model_fields.values() for found in _models_in(field.annotation))
-        here = (found for found in mentioned if found.__module__ == model.__module__)
+        here = (found for found in mentioned if _home(found) == _home(model))
         models += [other for other in dict.fromkeys(here) if other not in models]
     return "\n".join(_table(part) for part in models)
 
@@ -83,13 +83,16 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(argument)
 
 
+def _home(model: type[BaseModel]) -> str:
+    """The module or package of a document: `search.spec` for all parts of the job spec."""
+    return ".".join(model.__module__.split(".")[:2])
+
+
 def _table(model: type[BaseModel]) -> str:
     lines = [f"### {model.__name__}", "", " ".join((model.__doc__ or "").split()), "", *HEAD]
     for name, part in model.model_json_schema().get("properties", {}).items():
         field = model.model_fields[name]
-        own = {
-            found.__name__ for found in _models_in(field.annotation) if found.__module__ == model.__module__
-        }
+        own = {found.__name__ for found in _models_in(field.annotation) if _home(found) == _home(model)}
         meaning = part.get("description") or _summary(field.annotation)
         cells = (f"`{name}`", _type(part, own=own), _default(model, name), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")

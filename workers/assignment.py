@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-from search.costs import devices_per_trial
+from search.planning.costs import devices_per_trial
 from search.records import StageName, TrialKey
 from search.spec import JobSpec
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from search.findings import what_search_found
-from search.history import History
-from search.proof_runs import arms_to_run
+from search.planning.findings import what_search_found
+from search.planning.history import History
+from search.planning.proof_runs import arms_to_run
 from search.records import ExportParameters, StageName, TrialRecord, TrialState
 from workers.assignment import StoredFile
 from workers.recording import RecordedJob, RecordedTrial

@@ -23,11 +23,11 @@ from search.problems import NonFiniteFigure
 from search.registry import Kind, import_siblings
 
 if TYPE_CHECKING:
-    from search.batches import Batch
-    from search.losses import DistillationLosses
-    from search.precision import Precision
+    from search.models.tapped import TappedModel
     from search.process import Effective
-    from search.tapped import TappedModel
+    from search.training.batches import Batch
+    from search.training.losses import DistillationLosses
+    from search.training.precision import Precision
 
 __all__ = ["Approximation", "HyperGradient", "Parameters", "Step", "build_approximation"]
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from search.hypergradient import HyperGradient, Parameters, Step, of_module
-from search.precision import Precision, forward_taps
 from search.randomness import Seeded
+from search.training.precision import Precision, forward_taps
 
 if TYPE_CHECKING:
-    from search.losses import DistillationLosses
     from search.process import Effective
+    from search.training.losses import DistillationLosses
 
 
 def seeded(step: Step, part: int) -> Seeded:

@@ -20,8 +20,8 @@ from search.hypergradient.again import (
     seeded,
     student_again,
 )
-from search.precision import Precision
 from search.registry import Kind, register
+from search.training.precision import Precision
 
 RADIUS = 1e-2
 Values = dict[str, Tensor]

@@ -1,7 +1,7 @@
 """The process while it runs: learned by a search, or replayed from a record.
 
 Both answer the same question: what do the losses weigh, and how hot are they, at this progress of training?
-The losses are unit-scaled (`search.losses`), so one range of weights fits all of them.
+The losses are unit-scaled (`search.training.losses`), so one range of weights fits all of them.
 """
 
 from search.process.effective import Effective

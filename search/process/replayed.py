@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from search.planning.process_table import ProcessTable
 from search.process.effective import Effective
-from search.process_table import ProcessTable
 from search.recipe import Process
 
 

@@ -6,10 +6,10 @@ import torch
 
 from search.data import ImageSet
 from search.models import TappedModel
+from search.models.tapped import Taps
 from search.records import RunParameters
-from search.tapped import Taps
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_pass import TeacherPass
+from search.teacher_cache.teacher_pass import TeacherPass
 from search.trial import TrialSetting
 
 

@@ -9,12 +9,19 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from search.arms import as_choice, dimensions_of, learning, pathways_between, plain_kd, starting_process
 from search.checkpoint import to_bytes
 from search.data import ImageSet
 from search.dimensions import Choices, starting_choices
 from search.distill import Distillation, Material, Report
 from search.models import TappedModel
+from search.planning.arms import (
+    as_choice,
+    dimensions_of,
+    learning,
+    pathways_between,
+    plain_kd,
+    starting_process,
+)
 from search.preflight import grouped, run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters

@@ -10,7 +10,7 @@ from benchmarks.ledger import Ledger, OtherSettingsError
 from benchmarks.pool import Place, Pool
 from benchmarks.pooled_job import PooledJob
 from benchmarks.steps_in_turn import blocks, seconds_in_turn
-from search.arms import plain_kd, proof_run
+from search.planning.arms import plain_kd, proof_run
 from search.problems import SearchProblem
 from search.recipe import Pathway, Process, constant
 from search.records import Proposal, RunParameters, StageName, TrialKey

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.temperatures_task import MODES, QUICK, USUAL, WEIGHT, Outcome, learning_run, results
 from search import registry
-from search.arms import kd
 from search.data import Dataset, open_dataset
 from search.distill import Distillation, Material
 from search.models import TappedModel, build_model
+from search.planning.arms import kd
 from search.spec import Splits, Training
 
 

@@ -11,7 +11,7 @@ import torch
 from search.data import ImageSet
 from search.models import TappedModel, build_model
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_pass import Outputs, TeacherPass
+from search.teacher_cache.teacher_pass import Outputs, TeacherPass
 from tests.search.synthetic import blobs
 
 COUNT = 300

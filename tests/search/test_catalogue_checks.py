@@ -13,7 +13,7 @@ from search.catalogue_checks import SpecFault, check_spec, explain_validation, o
 from search.registry import Kind
 from search.spec import JobSpec
 from search.spec_faults import SHOWN_INPUT_CHARACTERS, did_you_mean
-from tests.search.simulated_job import make_spec
+from tests.search.planning.simulated_job import make_spec
 
 CATALOGUE: dict[str, Any] = {
     "methods": [

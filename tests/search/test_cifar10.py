@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from search.commands.local_job import LocalJob
 from search.data import open_dataset
-from search.local import LocalJob
 from search.records import PreflightResult, StageName, TrialState
 from search.spec import JobSpec, Splits
 

@@ -13,11 +13,11 @@ from search.data import Dataset, open_dataset
 from search.distill import Distillation, Material
 from search.evaluate import evaluate
 from search.models import TappedModel, build_model
+from search.models.tapped import Taps
 from search.randomness import permutation
 from search.recipe import LogitLoss, Pathway, Point, Process, constant
 from search.records import Learning, RunParameters
 from search.spec import Splits, Training
-from search.tapped import Taps
 
 TRAINING = Training(learning_rate=3e-3)
 

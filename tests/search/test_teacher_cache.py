@@ -14,10 +14,10 @@ from torch import nn
 from search.augment import views
 from search.data import ImageSet, as_float
 from search.models import TappedModel
-from search.tapped import Taps
+from search.models.tapped import Taps
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_files import OutputFiles
-from search.teacher_cache_pass import TeacherPass, stages_that_fit
+from search.teacher_cache.files import OutputFiles
+from search.teacher_cache.teacher_pass import TeacherPass, stages_that_fit
 from tests.search.cached_teacher import COUNT, EVERY, cache, computed, images, stored, teacher
 
 LAST, BEFORE = 4, 3
@@ -216,7 +216,7 @@ class TestWithoutRoom:
     ) -> None:
         expected = [cache(tmp_path / "room", stages=[LAST]).read(EVERY, view, [LAST]) for view in (0, 1)]
         passes.clear()
-        monkeypatch.setattr("search.teacher_cache_files._append", _full_disk)
+        monkeypatch.setattr("search.teacher_cache.files._append", _full_disk)
         own = cache(tmp_path / "full", stages=[LAST])
         for view in (0, 1):
             for indices in torch.split(EVERY, 100):

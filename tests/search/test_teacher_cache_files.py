@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from search.teacher_cache_files import CacheKey, OutputFiles, require_room
-from search.teacher_cache_pass import TeacherPass
+from search.teacher_cache.files import CacheKey, OutputFiles, require_room
+from search.teacher_cache.teacher_pass import TeacherPass
 from tests.search.cached_teacher import EVERY, cache, computed, stored
 
 LAST = 4

@@ -9,7 +9,7 @@ from typing import Any
 from search.recipe import constant
 from search.records import RunParameters, StageName
 from search.spec import JobSpec
-from tests.search.simulated_job import make_spec
+from tests.search.planning.simulated_job import make_spec
 from workers.assignment import Assignment, Message
 
 SPEC = make_spec(training={"report_every_steps": 1})

@@ -15,7 +15,7 @@ from service.store.queue import RetryPolicy
 from service.store.session import Store
 from service.store.states import EventKind, Reason, TrialState
 from service.store.tables import Event, Job, Trial
-from tests.search.simulated_job import make_spec
+from tests.search.planning.simulated_job import make_spec
 from workers.job_conductor import JobConductor
 from workers.recording import Recorder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.catalogue_checks import check_spec, offers, requirements
-from tests.search.simulated_job import make_spec
+from tests.search.planning.simulated_job import make_spec
 from workers.catalogue import CatalogueError, read_catalogue
 
 PLUG_IN = '''

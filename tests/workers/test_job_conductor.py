@@ -17,7 +17,7 @@ from service.store.errors import LeaseLost
 from service.store.session import Store, migrate, open_store
 from service.store.states import EventKind, JobState, TrialState
 from service.store.tables import Trial
-from tests.search.simulated_job import make_spec
+from tests.search.planning.simulated_job import make_spec
 from tests.workers.claimed_job import SMALL, ClaimedJob, check_reports, check_runs_once
 from tests.workers.in_process import InProcessExecutor
 from tests.workers.tiny_trials import STEPS_PER_EPOCH, TEACHER_EPOCHS, TinyRun, TinyTrials

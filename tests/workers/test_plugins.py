@@ -31,7 +31,7 @@ import json, sys
 from search.registry import load_plans
 from search.records import StageName
 from search.spec import JobSpec
-from tests.search.simulated_job import SimulatedJob
+from tests.search.planning.simulated_job import SimulatedJob
 load_plans()
 job = SimulatedJob(JobSpec.model_validate_json(sys.stdin.read()))
 job.run_to(StageName.TUNING)

@@ -9,7 +9,7 @@ import pytest
 
 from search.problems import SearchProblem
 from search.records import StageName
-from tests.search.simulated_job import make_spec
+from tests.search.planning.simulated_job import make_spec
 from tests.workers.assignments import kinds, make_assignment, take
 from tests.workers.tiny_trials import STEPS_PER_EPOCH, TinyRun, TinyTrials
 from workers.assignment import MESSAGE, Completed, Failed, Message, Reported, Started

@@ -14,7 +14,7 @@ from typing import Any
 from search.problems import SearchProblem
 from search.records import StageName, TeacherResult, TrialKey, TrialRecord, TrialState
 from search.spec import JobSpec
-from tests.search.simulated_job import accuracy_by_arm, noise, preflight_result, run_result
+from tests.search.planning.simulated_job import accuracy_by_arm, noise, preflight_result, run_result
 from workers.trial_actor import OpenTrial
 
 STEPS_PER_EPOCH = 3

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
+from search.commands.distilling import main
 from search.distill import Distillation
-from search.distill_command import main
 from search.models import build_model
 from tests.search.data.written import (
     WRITERS,

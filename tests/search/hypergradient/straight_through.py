@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from search.tapped import TappedModel
+from search.models.tapped import TappedModel
 
 IN_PLACE = {"__iadd__": Tensor.add, "__imul__": Tensor.mul, "add_": Tensor.add, "mul_": Tensor.mul}
 
@@ -61,7 +61,7 @@ class StraightThrough(TorchFunctionMode):
 def straight_through(
     model: TappedModel, images: Tensor, stages: Any, *, parameters: dict[str, Tensor], **_: Any
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """In the place of `search.precision.forward_taps`; parameters are float32."""
+    """In the place of `search.training.precision.forward_taps`; parameters are float32."""
     norms = {
         f"{path}.{name}"
         for path, module in model.named_modules()

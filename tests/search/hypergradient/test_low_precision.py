@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from search.hypergradient.finite_difference import FiniteDifference
-from search.precision import Precision, forward_taps
+from search.training.precision import Precision, forward_taps
 from tests.search.hypergradient.runs import PAIRS, TRAINING, caught_after, make_run, relative_error, whole
 from tests.search.hypergradient.straight_through import straight_through
 from tests.search.hypergradient.unrolled import unrolled

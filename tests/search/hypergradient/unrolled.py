@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from search.distill import Distillation
 from search.hypergradient import HyperGradient
-from search.precision import forward_taps
+from search.training.precision import forward_taps
 from tests.search.hypergradient.runs import PARTS
 
 Named = dict[str, Tensor]

@@ -10,8 +10,8 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from search.precision import forward_taps
-from search.tapped import TappedModel
+from search.models.tapped import TappedModel
+from search.training.precision import forward_taps
 
 SMALL_AND_DIFFERENT = [
     "resnet10t",

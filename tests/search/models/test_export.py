@@ -14,7 +14,7 @@ import timm
 import torch
 
 from search.models import TappedModel, export_student, weights_sha256
-from search.weights import read_metadata
+from search.models.weights import read_metadata
 from tests.search.models.building import build, images
 
 MODELS_PAGE = Path(__file__).parents[3] / "docs" / "models.md"

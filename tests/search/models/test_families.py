@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import Tensor
 
-from search.tapped import TappedModel
-from search.taps import read_intermediates
+from search.models.tapped import TappedModel
+from search.models.taps import read_intermediates
 from tests.search.models.building import build, images
 from tests.search.models.families import SMALL_AND_DIFFERENT, SMALLEST_BY_MODULE, slopes
 from tests.search.models.test_cifar_nets import NAMES as CIFAR_NETS

@@ -7,10 +7,10 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from search.forward_mode import SteppedLSTM, prepare
-from search.precision import forward_taps
-from search.tapped import TappedModel
-from search.weights import Preprocessing
+from search.models.forward_mode import SteppedLSTM, prepare
+from search.models.tapped import TappedModel
+from search.models.weights import Preprocessing
+from search.training.precision import forward_taps
 from tests.search.models.building import build, images
 
 DIFFERENTIATED = ["test_resnet", "test_vit", "resnet8_w8", "mixer_s32_224"]

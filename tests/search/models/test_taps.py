@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.tapped import TappedModel
-from search.taps import HookReader, as_grid, feature_info
-from search.weights import Preprocessing
+from search.models.tapped import TappedModel
+from search.models.taps import HookReader, as_grid, feature_info
+from search.models.weights import Preprocessing
 from tests.search.models.building import build, images
 
 NAMES = ["test_resnet", "test_vit", "test_vit3", "test_efficientnet", "resnet8_w8"]

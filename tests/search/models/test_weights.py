@@ -93,7 +93,7 @@ class TestWeights:
         (tmp_path / "checkpoints").mkdir()
         file = tmp_path / "checkpoints" / "test_resnet.safetensors"
         safetensors.torch.save_file(original.state_dict(), file)
-        monkeypatch.setattr("search.pretrained.cached_files", lambda config: [file])
+        monkeypatch.setattr("search.models.pretrained.cached_files", lambda config: [file])
         model = build(
             "test_resnet",
             weights="pretrained",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from search.arms import dimensions_of, search_run
 from search.dimensions import starting_choices
+from search.planning.arms import dimensions_of, search_run
 from search.records import Learning, PreflightResult
 from search.spec import ProcessSettings
-from tests.search.simulated_job import make_spec, preflight_result
+from tests.search.planning.simulated_job import make_spec, preflight_result
 
 OTHER_THAN_DEFAULT = {
     "normalisation": "sigmoid",

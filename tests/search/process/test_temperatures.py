@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import search.losses
+import search.training.losses
 from search.distill import Distillation
 from search.hypergradient import HyperGradient
 from search.logits import build_logit_loss
@@ -57,7 +57,7 @@ def hypergradient(monkeypatch: pytest.MonkeyPatch, losses: list[nn.Module] | Non
         model.double()
     if losses is not None:
         given = iter(losses)
-        monkeypatch.setattr(search.losses, "build_logit_loss", lambda _name: next(given))
+        monkeypatch.setattr(search.training.losses, "build_logit_loss", lambda _name: next(given))
     double = Distillation(run.material, run.parameters, run.training, seed=run.seed)
     next(double.steps())
     monkeypatch.undo()

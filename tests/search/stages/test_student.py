@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from search.arms import plain_kd
 from search.checkpoint import from_bytes
 from search.data import ImageSet
 from search.plan import teacher_proposal
+from search.planning.arms import plain_kd
 from search.recipe import Pathway, Process
 from search.records import Learning, RunParameters, StageName, TrialKey
 from search.registry import load_everything
 from search.spec import JobSpec
 from search.stages.student import StudentRun
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_pass import TeacherPass
+from search.teacher_cache.teacher_pass import TeacherPass
 from search.trial import Places, open_trial
 
 KEY = TrialKey(StageName.SEARCH, "searched", 0, 0)
@@ -135,7 +135,7 @@ class TestSameBits:
                 shutil.rmtree(places.cache_directory / "teacher_outputs")
             if meanwhile == "full":
                 shutil.rmtree(places.cache_directory / "teacher_outputs", ignore_errors=True)
-                monkeypatch.setattr("search.teacher_cache_files._append", _no_room)
+                monkeypatch.setattr("search.teacher_cache.files._append", _no_room)
             begun = opened(places, parameters)
             steps = begun.steps()
             for _ in range(at):

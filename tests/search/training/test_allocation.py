@@ -9,7 +9,7 @@ import sys
 CODE = """
 import resource, sys
 import torch
-from search.allocation import keep_freed_memory
+from search.training.allocation import keep_freed_memory
 if sys.argv[1] == "kept":
     print(keep_freed_memory())
 def touch():

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.batches import Batches, Teaching
 from search.registry import Kind, load_everything, methods
 from search.spec import Training
 from search.teacher_cache import TeacherCache
-from search.teacher_cache_pass import TeacherPass
+from search.teacher_cache.teacher_pass import TeacherPass
+from search.training.batches import Batches, Teaching
 from tests.search.synthetic import blobs
 from tests.search.training.runs import model
 

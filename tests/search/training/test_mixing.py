@@ -8,9 +8,9 @@ import torch
 from scipy.stats import beta, kstest
 from torch import Tensor
 
-from search.batches import Batches, Teaching
-from search.mixing import Mixing, soft_targets
 from search.spec import Training
+from search.training.batches import Batches, Teaching
+from search.training.mixing import Mixing, soft_targets
 from tests.search.synthetic import blobs
 from tests.search.training.runs import model
 

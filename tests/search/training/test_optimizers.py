@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.optimizers import make_optimizer, make_schedule
 from search.spec import Training
+from search.training.optimizers import make_optimizer, make_schedule
 from tests.search.training.runs import model
 
 CPU = torch.device("cpu")

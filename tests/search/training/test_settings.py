@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from search.compilation import compiled
 from search.models import TappedModel
 from search.randomness import Seeded
 from search.recipe import constant
 from search.records import Learning
 from search.spec import Training
+from search.training.compilation import compiled
 from tests.search.training.runs import finished, make_run, weights
 
 BASE: dict[str, Any] = {

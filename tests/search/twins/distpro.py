@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from search.losses import DistillationLosses
-from search.tapped import TappedModel
+from search.models.tapped import TappedModel
+from search.training.losses import DistillationLosses
 
 RADIUS = 1e-2
 

@@ -1,0 +1,237 @@
+"""A job without any service: the plan, executed trial by trial in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.checkpoint import from_bytes, to_bytes
+from search.commands.job_file import JobFile, write_whole
+from search.distill import Report
+from search.plan import next_trials, should_stop
+from search.planning.costs import devices_per_trial
+from search.problems import SearchProblem
+from search.recipe import Process
+from search.records import (
+    CurvePoint,
+    Fail,
+    Finish,
+    Proposal,
+    StageName,
+    Start,
+    TrialError,
+    TrialKey,
+    TrialRecord,
+    TrialState,
+)
+from search.spec import JobSpec
+from search.trial import Places, TrialRun, open_trial
+
+OnReport = Callable[[TrialKey, Report], None]
+OnStart = Callable[[Proposal], None]
+OnEnd = Callable[[TrialRecord], None]
+STATE_FILE = "state.pt"
+
+
+@dataclass
+class LocalJob:
+    """Executes a spec's plan in one process, one trial at a time; `records` is all that it knows.
+
+    `given`: a process to be proved without a search. With `is_kept` the records, and every so many seconds
+    the state of the trial at work, are written into the directory: a job of the same spec goes on from there.
+    """
+
+    spec: JobSpec
+    directory: Path
+    datasets_file: Path | None = None
+    threads: int = 1
+    device: str | None = None
+    max_steps: int | None = None
+    evaluation_limit: int | None = None
+    on_report: OnReport = lambda key, report: None
+    records: list[TrialRecord] = field(default_factory=list)
+    given: Process | None = None
+    is_kept: bool = False
+    state_every_seconds: float = 30.0
+    on_start: OnStart = lambda proposal: None
+    on_end: OnEnd = lambda record: None
+
+    def run(self, *, until: StageName | None = None) -> dict[str, Any] | None:
+        """Execute the plan to its end, or up to the first trial of stage `until`; the report, if there is
+        one.
+
+        Raises SearchProblem when the plan fails.
+        """
+        kept = self._kept_before()
+        started = time.monotonic() - kept.elapsed_seconds
+        while True:
+            elapsed = time.monotonic() - started
+            action = next_trials(self.spec, self.records, elapsed_seconds=elapsed, given=self.given)
+            match action:
+                case Start(proposals):
+                    if until is not None and proposals[0].key.stage == until:
+                        return None
+                    for proposal in proposals:
+                        self.records.append(self.trial(proposal))
+                        if self.is_kept:
+                            kept.write(self._job_file, self.records, time.monotonic() - started)
+                case Fail(code, message):
+                    raise SearchProblem(message, code=code)
+                case Finish(report):
+                    return report
+                case _:
+                    raise RuntimeError("the plan waits for a trial, but none is running")
+
+    def trial(self, proposal: Proposal) -> TrialRecord:
+        """Run one trial to its end; a failure of it is recorded, not raised."""
+        self.on_start(proposal)
+        record = self._ended(proposal)
+        if self.is_kept:
+            self._state_file(proposal.key).unlink(missing_ok=True)
+        self.on_end(record)
+        return record
+
+    def places(self, proposal: Proposal) -> Places:
+        """This trial's directory, and the files of earlier trials that it needs."""
+        cache = self.directory / "cache"
+        for directory in (self._trial_directory(proposal.key), cache):
+            directory.mkdir(parents=True, exist_ok=True)
+        student = None
+        if proposal.key.stage == StageName.EXPORT:
+            student = self._proof_student(proposal)
+        return Places(
+            trial_directory=self._trial_directory(proposal.key),
+            cache_directory=cache,
+            datasets_file=self.datasets_file,
+            teacher_file=self.teacher_file,
+            student_file=student,
+        )
+
+    @property
+    def teacher_file(self) -> Path | None:
+        """The teacher's weights, once its trial has completed."""
+        for record in self.records:
+            if record.key.stage == StageName.TEACHER and record.state == TrialState.COMPLETED:
+                return self._trial_directory(record.key) / "teacher.safetensors"
+        return None
+
+    def _ended(self, proposal: Proposal) -> TrialRecord:
+        begun = _Begun(time.perf_counter())
+        record = TrialRecord(proposal.key, TrialState.RUNNING, proposal.parameters)
+        try:
+            begun, state = self._state_before(proposal)
+            run = self._open(proposal, state)
+            written = time.monotonic()
+            for report in run.steps():
+                if report is None:
+                    continue
+                self.on_report(proposal.key, report)
+                if report.is_validation:
+                    point = CurvePoint(report.step, report.epoch, report.figures["accuracy"])
+                    begun.curve.append(point)
+                    record = self._updated(record, begun)
+                    stopped = should_stop(self.spec, [*self.records, record], proposal.key)
+                    if stopped is not None:
+                        return self._updated(record, begun, state=TrialState.STOPPED_EARLY, stopped=stopped)
+                if self.is_kept and time.monotonic() - written >= self.state_every_seconds:
+                    self._keep_state(proposal, run, begun)
+                    written = time.monotonic()
+            outcome = run.outcome()
+        except SearchProblem as problem:
+            error = TrialError(problem.code, problem.message)
+            return self._updated(record, begun, state=TrialState.FAILED, error=error)
+        return self._updated(record, begun, state=TrialState.COMPLETED, result=outcome.result)
+
+    def _open(self, proposal: Proposal, state: bytes | None) -> TrialRun:
+        return open_trial(
+            self.spec,
+            proposal.key,
+            proposal.parameters,
+            self.places(proposal),
+            threads=self.threads,
+            device=self.device,
+            state=state,
+            max_steps=self.max_steps,
+            evaluation_limit=self.evaluation_limit,
+        )
+
+    def _kept_before(self) -> JobFile:
+        identity = {
+            "spec": self.spec.model_dump(mode="json"),
+            "given": self.given.model_dump(mode="json") if self.given else None,
+            "max_steps": self.max_steps,
+            "threads": self.threads,
+            "device": self.device,
+        }
+        if not self.is_kept:
+            return JobFile(identity=identity)
+        kept = JobFile.opened(self._job_file, identity)
+        known = {record.key for record in self.records}
+        self.records += [record for record in kept.trials() if record.key not in known]
+        return kept
+
+    @property
+    def _job_file(self) -> Path:
+        return self.directory / "job.json"
+
+    def _state_file(self, key: TrialKey) -> Path:
+        return self._trial_directory(key) / STATE_FILE
+
+    def _keep_state(self, proposal: Proposal, run: TrialRun, begun: _Begun) -> None:
+        """The curve is kept with the state, so that both are of one moment."""
+        content = {
+            "run": torch.frombuffer(bytearray(run.state()), dtype=torch.uint8),
+            "curve": [(point.step, point.epoch, point.accuracy) for point in begun.curve],
+            "seconds": begun.seconds(),
+            "parameters": _digest(proposal),
+        }
+        write_whole(self._state_file(proposal.key), to_bytes(content))
+
+    def _state_before(self, proposal: Proposal) -> tuple[_Begun, bytes | None]:
+        """What an interrupted trial of the same parameters has left."""
+        path = self._state_file(proposal.key)
+        if not self.is_kept or not path.is_file():
+            return _Begun(time.perf_counter()), None
+        content = from_bytes(path.read_bytes())
+        if content["parameters"] != _digest(proposal):
+            return _Begun(time.perf_counter()), None
+        curve = [CurvePoint(step, epoch, accuracy) for step, epoch, accuracy in content["curve"]]
+        return _Begun(time.perf_counter() - content["seconds"], curve), content["run"].numpy().tobytes()
+
+    def _trial_directory(self, key: TrialKey) -> Path:
+        return self.directory / "trials" / str(key)
+
+    def _proof_student(self, proposal: Proposal) -> Path | None:
+        """The winning proof run's student; None for a process that was found and not proved."""
+        arm, seed = proposal.parameters["arm"], proposal.parameters["seed"]
+        for record in self.records:
+            if (record.key.stage, record.key.arm, record.key.seed) == (StageName.PROOF, arm, seed):
+                return self._trial_directory(record.key) / "student.safetensors"
+        return None
+
+    def _updated(self, record: TrialRecord, begun: _Begun, **changes: Any) -> TrialRecord:
+        seconds = begun.seconds() * devices_per_trial(self.spec)
+        now = {"curve": tuple(begun.curve), "device_seconds": seconds}
+        return TrialRecord(**{**record.__dict__, **now, **changes})
+
+
+@dataclass
+class _Begun:
+    """When a trial began, by a clock on which its interruptions have not happened, and its curve so far."""
+
+    at: float
+    curve: list[CurvePoint] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.at
+
+
+def _digest(proposal: Proposal) -> str:
+    return hashlib.sha256(json.dumps(proposal.parameters, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""A timm network with its preprocessing inside and its stages within reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search.models.activations import PreActivations
+from search.models.forward_mode import prepare, tied_names
+from search.models.taps import find_taps, read_prefix_tokens
+from search.models.weights import Preprocessing
+from search.recipe import Stage
+
+Taps = Literal["output", "pre_activation"]
+"""Where a stage is tapped: behind its last activation, or before it where the stage ends in one."""
+
+
+class TappedModel(nn.Module):
+    """A timm network that takes images in [0, 1] of the data's size, and can be tapped at its stages.
+
+    Resizing and normalisation happen inside; the network's own state is all that is ever exported. Usable by
+    `torch.func.functional_call` and, with the mathematical attention kernel, under forward-mode AD: there are
+    no in-place activations.
+    """
+
+    mean: Tensor
+    std: Tensor
+    input_dtype: torch.dtype | None = None
+    """What the network's input is cast to, by `search.training.precision` for the time of a call."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing,
+        data_size: int,
+        img_size: int | None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.preprocessing = preprocessing
+        self.data_size = data_size
+        self.img_size = img_size
+        for field in ("mean", "std"):
+            values = torch.tensor(getattr(preprocessing, field), dtype=torch.float32)
+            self.register_buffer(field, values[:, None, None], persistent=False)
+        prepare(network)
+        self.tied_names = tied_names(self)
+        with evaluating(network), torch.no_grad():
+            blank = self._input(self._blank(2))
+            self._read, shapes = find_taps(network, blank)
+            self._taps = list(shapes)
+            self._before = PreActivations(network, lambda: self._read(network, blank, self._taps)[1])
+        self.stages = [
+            Stage(
+                index=index,
+                channels=channels,
+                reduction=data_size / height,
+                depth=index / max(1, len(shapes) - 1),
+            )
+            for index, (channels, height, _) in enumerate(shapes.values())
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of float images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.network(self._input(images))
+        return logits
+
+    def forward_taps(
+        self, images: Tensor, stages: Sequence[int], *, taps: Taps = "output"
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits (B, K) and the maps (B, C, H, W) of these stages, in one pass; the logits are `forward`'s.
+
+        Each stage may be named once or more; IndexError for one that there is not. With `pre_activation` the
+        maps of `pre_activation_stages` are those before the stage's last activation, the others as they are.
+        """
+        wanted = {self._taps[stage]: stage for stage in stages}
+        if not wanted:
+            return self.forward(images), {}
+        given, numbers = self._input(images), list(wanted)
+        if taps == "pre_activation":
+            logits, maps = self._before.replace(lambda: self._read(self.network, given, numbers))
+        else:
+            logits, maps = self._read(self.network, given, numbers)
+        return logits, {wanted[tap]: value for tap, value in maps.items()}
+
+    def prefix_tokens(self, images: Tensor, stages: Sequence[int]) -> dict[int, Tensor]:
+        """The class and register tokens (B, T, C) of these stages, which their maps leave out; empty for a
+        network that has none.
+        """
+        wanted = {self._taps[stage]: stage for stage in stages}
+        found = read_prefix_tokens(self.network, self._input(images), list(wanted))
+        return {wanted[tap]: value for tap, value in found.items()}
+
+    @property
+    def pre_activation_stages(self) -> list[int]:
+        """The stages that end in an activation, and so have a map before it."""
+        return [index for index, tap in enumerate(self._taps) if tap in self._before.taps]
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def _input(self, images: Tensor) -> Tensor:
+        size = self.preprocessing.size
+        if images.shape[-2:] != (size, size):
+            images = functional.interpolate(
+                images,
+                size=(size, size),
+                mode="bilinear",
+                align_corners=False,
+                antialias=images.shape[-1] > size,
+            )
+        normalised = (images - self.mean) / self.std
+        return normalised if self.input_dtype is None else normalised.to(self.input_dtype)
+
+    def _blank(self, count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (count, len(self.preprocessing.mean), self.data_size, self.data_size)
+        return torch.rand(shape, generator=generator)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,0 +1,276 @@
+"""The arms of a job: every way to train is a process, and how it is run. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from itertools import chain, product
+from typing import Any
+
+from pydantic import JsonValue
+
+from search.dimensions import Choices, Dimension, Interval, Options
+from search.pathway_rules import enumerate_pathways, fits
+from search.planning.process_edits import averaged
+from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
+from search.records import Learning, PreflightResult, RunParameters
+from search.spec import JobSpec, ProcessSettings, Range
+
+LOGIT_LOSS_OF_KD = "kd"
+LAST_PART = 2 / 3
+"""From here on training shows what was learned: before, weights are still on their way."""
+
+
+class ArmName(StrEnum):
+    """The arms of proof, in the order of a report."""
+
+    STUDENT_ALONE = "student_alone"
+    PLAIN_KD = "plain_kd"
+    TUNED_KD = "tuned_kd"
+    LONGER_KD = "longer_kd"
+    UNIFORM = "uniform"
+    CONSTANT = "constant"
+    SHUFFLED = "shuffled"
+    SEARCHED = "searched"
+
+
+def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
+    """The job's search space as dimensions; a value listed twice counts once."""
+    space = spec.search.space
+    return (
+        _options("connections", space.connections),
+        _options("transforms", space.transforms),
+        _options("distances", space.distances),
+        _options("logit_losses", space.logit_losses),
+        _options("taps", space.taps),
+        _interval("process_learning_rate", space.process_learning_rate),
+        _options("update_every_steps", space.update_every_steps),
+    )
+
+
+def tuning_dimensions(spec: JobSpec) -> tuple[Dimension, ...]:
+    """What tunes KD: temperature and weight."""
+    return (_interval("temperature", spec.tuning.temperature), _interval("weight", spec.tuning.weight))
+
+
+def pathways_of(choices: Choices, preflight: PreflightResult) -> list[Pathway]:
+    """The pathways that a choice means for this pair of models; those that do not fit are left out."""
+    return pathways_between(
+        choices, preflight.teacher_stages, preflight.student_stages, input_size=preflight.input_size
+    )
+
+
+def pathways_between(
+    choices: Choices, teacher: list[Stage], student: list[Stage], *, input_size: int
+) -> list[Pathway]:
+    """The pathways that a choice means between these stages, for images of `input_size`."""
+    return enumerate_pathways(
+        _connections(choices["connections"]),
+        _names(choices["transforms"]),
+        _names(choices["distances"]),
+        teacher,
+        student,
+        input_size=input_size,
+    )
+
+
+def why_no_stage(process: Process, preflight: PreflightResult) -> str | None:
+    """Which stage of a process's pathways these models do not have; None where they have them all."""
+    stages = {"teacher": preflight.teacher_stages, "student": preflight.student_stages}
+    for pathway in process.pathways:
+        asked = (pathway.teacher_stage, pathway.student_stage)
+        for (model, found), index in zip(stages.items(), asked, strict=True):
+            known = [stage.index for stage in found]
+            if index not in known:
+                has = f"the stages {', '.join(map(str, known))}" if known else "no stages"
+                return f"{pathway.name} asks for stage {index} of the {model}, which has {has}"
+    return None
+
+
+def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
+    """Why not one choice of the space has a pathway that fits these models; None where there is one.
+
+    Where the space has a logit loss, no pathway is needed if it allows `none` for connections, or if a model
+    has no stages to tap: the search then learns the logit losses alone.
+    """
+    teacher, student = preflight.teacher_stages, preflight.student_stages
+    space, has_stages = spec.search.space, bool(teacher and student)
+    if any(space.logit_losses) and ("none" in space.connections or not has_stages):
+        return None
+    every = {"transforms": _union(space.transforms), "distances": _union(space.distances)}
+    if any(pathways_of({"connections": as_choice(name), **every}, preflight) for name in space.connections):
+        return None
+    if not has_stages:
+        return (
+            "the teacher or the student has no stages that pathways could join, and there is no loss in "
+            "search.space.logit_losses: add one"
+        )
+    pathway = Pathway(
+        teacher_stage=teacher[-1].index,
+        student_stage=student[-1].index,
+        transform=space.transforms[0][0],
+        distance=space.distances[0][0],
+    )
+    reason = fits(pathway, teacher[-1], student[-1], input_size=preflight.input_size)
+    return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
+
+
+def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> Choices:
+    """These choices, or where they distil nothing (no pathway fits, no logit loss) the nearest that do.
+
+    They get the space's first set of logit losses that is not empty; in a space without one, the first
+    connections, transforms and distances that join these models. The space must have choices that distil.
+    """
+    if _names(choices["logit_losses"]) or pathways_of(choices, preflight):
+        return choices
+    space = spec.search.space
+    for losses in filter(None, space.logit_losses):
+        return {**choices, "logit_losses": list(losses)}
+    others: Iterator[Choices] = (
+        {
+            **choices,
+            "connections": as_choice(connections),
+            "transforms": list(transforms),
+            "distances": list(distances),
+        }
+        for connections, transforms, distances in product(
+            space.connections, space.transforms, space.distances
+        )
+    )
+    return next(other for other in others if pathways_of(other, preflight))
+
+
+def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway]) -> Process:
+    """Where a search trial's process begins; held, it is the arm `uniform`."""
+    losses = [LogitLoss(name=name) for name in dict.fromkeys(_names(choices["logit_losses"]))]
+    return Process(
+        cross_entropy_weight=1.0,
+        logit_losses=losses,
+        pathways=list(pathways),
+        taps="pre_activation" if choices["taps"] == "pre_activation" else "output",
+        skip_below=spec.search.process.skip_below,
+        points=[starting_weights(spec, len(losses), len(pathways))],
+    )
+
+
+def starting_weights(spec: JobSpec, logit_losses: int, pathways: int) -> Point:
+    """The weights and temperatures of so many losses from which a search starts."""
+    settings = spec.search.process
+    return Point(
+        progress=0.0,
+        logit_weights=[settings.initial_logit_weight] * logit_losses,
+        pathway_weights=[settings.initial_pathway_weight] * pathways,
+        teacher_temperatures=[settings.initial_temperature] * logit_losses,
+        student_temperatures=[settings.initial_temperature] * logit_losses,
+    )
+
+
+def learning(settings: ProcessSettings, *, learning_rate: float, update_every_steps: int) -> Learning:
+    """How a search run learns its process, with all that the settings say of it."""
+    return Learning(
+        learning_rate=learning_rate,
+        update_every_steps=update_every_steps,
+        normalisation=settings.normalisation,
+        pathway_weight_factor=settings.pathway_weight_factor,
+        learn_temperatures=settings.learn_temperatures,
+        tie_temperatures=settings.tie_temperatures,
+        hypergradient=settings.hypergradient,
+        lookahead_steps=settings.lookahead_steps,
+        at_constant_length=settings.at_constant_length,
+        average_decay=settings.average_decay,
+        retry_every_updates=settings.retry_every_updates,
+        meta_batch_size=settings.meta_batch_size,
+        record_points=settings.record_points,
+    )
+
+
+def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> RunParameters:
+    """A search trial: learns its process by hypergradient, from the starting process of its choices."""
+    settings = spec.search.process
+    return RunParameters(
+        process=starting_process(spec, choices, pathways_of(choices, preflight)),
+        epochs=spec.budget.epochs_per_trial,
+        splits="search",
+        learn=learning(
+            settings,
+            learning_rate=_number(choices["process_learning_rate"]),
+            update_every_steps=int(_number(choices["update_every_steps"])),
+        ),
+        choices=choices,
+    )
+
+
+def warm_started(run: RunParameters, learned: Process) -> RunParameters:
+    """The search trial once more, from where it ended: the mean of what it learned in the last third."""
+    start = averaged(learned, begin=LAST_PART)
+    unmeasured = start.model_copy(update={"pathways": run.process.pathways})
+    return run.model_copy(update={"process": unmeasured})
+
+
+def plain_kd() -> Process:
+    """Hinton's KD with the field's usual figures: 0.1 cross-entropy + 0.9 KL at T = 4."""
+    return constant(cross_entropy_weight=0.1, logit_loss=LOGIT_LOSS_OF_KD, logit_weight=0.9, temperature=4.0)
+
+
+def kd(*, temperature: float, weight: float) -> Process:
+    """KD as it is tuned: cross-entropy, and the KL term at a weight and a temperature."""
+    return constant(
+        cross_entropy_weight=1.0, logit_loss=LOGIT_LOSS_OF_KD, logit_weight=weight, temperature=temperature
+    )
+
+
+def tuning_run(spec: JobSpec, choices: Choices) -> RunParameters:
+    """A tuning trial: KD at the chosen temperature and weight; without choices it is plain KD itself."""
+    process = (
+        kd(temperature=_number(choices["temperature"]), weight=_number(choices["weight"]))
+        if choices
+        else plain_kd()
+    )
+    return RunParameters(
+        process=process, epochs=spec.budget.epochs_per_trial, splits="search", choices=choices
+    )
+
+
+def replay_run(spec: JobSpec, process: Process) -> RunParameters:
+    """A run of a known process on the search splits, to be compared on validation."""
+    return RunParameters(process=process, epochs=spec.budget.epochs_per_trial, splits="search")
+
+
+def proof_run(process: Process, *, epochs: int) -> RunParameters:
+    """A run of a known process on the proof splits."""
+    return RunParameters(process=process, epochs=epochs, splits="proof")
+
+
+def _options(name: str, values: Sequence[Any]) -> Options:
+    return Options(name, tuple(value for place, value in enumerate(values) if value not in values[:place]))
+
+
+def _interval(name: str, chosen: Range) -> Interval:
+    return Interval(name, chosen.low, chosen.high, chosen.log)
+
+
+def as_choice(connections: str | list[list[int]]) -> JsonValue:
+    """Connections as a value of a choice."""
+    return connections if isinstance(connections, str) else [list(pair) for pair in connections]
+
+
+def _names(value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, found {value!r}")
+    return [str(name) for name in value]
+
+
+def _connections(value: object) -> str | list[list[int]]:
+    if isinstance(value, list):
+        return [[int(teacher), int(student)] for teacher, student in value]
+    return str(value)
+
+
+def _union(sets: Iterable[Iterable[str]]) -> list[JsonValue]:
+    return list(dict.fromkeys(chain.from_iterable(sets)))
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {value!r}")
+    return float(value)

@@ -1,0 +1,133 @@
+"""What may become of a learned process: a few edits of it, of which validation chooses one. Imports no torch.
+
+A search learns more than it needs. Over time: its early part is still unlearned, so that the final weights,
+held from the first step, often train better than the schedule. Over pathways: most of those that were
+searched earn no weight, and each costs a replay its forward and backward pass. So first the shapes over time
+are compared, on the pathways that earned their weight; then the best shape once more on all pathways.
+
+Of candidates that validation cannot tell apart the simplest is taken: the one with the fewest pathways, and
+of those a constant before a schedule.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from search.planning.arms import LAST_PART
+from search.planning.process_edits import averaged
+from search.planning.process_shapes import held, pruned, stays_near
+from search.recipe import Point, Process
+
+EARNED_SHARE = 0.03
+"""Of the summed weights of all pathways; what weighs less changes a step by less than its noise."""
+SAME_WITHIN = 0.05
+"""Relative: weights this near to each other make one candidate."""
+MOST_CANDIDATES = 4
+"""Three shapes over time, and one of them with all pathways."""
+
+
+class ProcessKind(StrEnum):
+    """How a process goes over time, the simplest first: final weights held, the mean of the last third held,
+    or as it was learned."""
+
+    CONSTANT = "constant"
+    AVERAGED = "averaged"
+    SCHEDULE = "schedule"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An edit of the learned process, and the arm under which it is replayed."""
+
+    arm: str
+    kind: ProcessKind
+    process: Process
+
+    @property
+    def simplicity(self) -> tuple[int, int]:
+        """Smaller is simpler."""
+        return len(self.process.pathways), list(ProcessKind).index(self.kind)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with the accuracies of its replays, one per seed, each on so many validation images."""
+
+    candidate: Candidate
+    accuracies: tuple[float, ...]
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the seeds."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean accuracy, from the number of images judged; never zero, as one image might differ."""
+        judged = self.images * len(self.accuracies)
+        share = min(max(self.accuracy, 1 / judged), 1 - 1 / judged) if judged > 1 else 0.5
+        return math.sqrt(share * (1 - share) / judged)
+
+
+def earned_pathways(learned: Process, start: Point) -> list[int]:
+    """The pathways that earned their weight: over the last third of training they weigh more than where the
+    search began, and a few per cent of all pathways together. Weights are those on unit-scaled losses."""
+    scales = [1.0 if learned.unit_scaled else pathway.scale or 1.0 for pathway in learned.pathways]
+    ends = averaged(learned, begin=LAST_PART).points[0].pathway_weights
+    shares = [weight * scale for weight, scale in zip(ends, scales, strict=True)]
+    least = EARNED_SHARE * math.fsum(shares)
+    grown = [end > begin for end, begin in zip(ends, start.pathway_weights, strict=True)]
+    return [index for index, share in enumerate(shares) if grown[index] and share > least]
+
+
+def shapes(learned: Process, start: Point) -> list[Candidate]:
+    """The learned process over time, on the pathways that earned their weight: simplest first, none twice.
+
+    `start`: the weights from which the search began.
+    """
+    earned = earned_pathways(learned, start)
+    return _shapes(pruned(learned, earned), is_pruned=len(earned) < len(learned.pathways))
+
+
+def with_all_pathways(learned: Process, chosen: Candidate) -> Candidate | None:
+    """The chosen shape on every pathway that was searched; None where it has them already."""
+    if len(chosen.process.pathways) == len(learned.pathways):
+        return None
+    return _candidate(learned, chosen.kind, is_pruned=False)
+
+
+def simplest_of_the_best(judged: Sequence[Judged]) -> Judged:
+    """The simplest candidate within one standard error of the best. Raises ValueError without any."""
+    best = max(judged, key=lambda one: one.accuracy)
+    least = best.accuracy - best.standard_error
+    return min((one for one in judged if one.accuracy >= least), key=lambda one: one.candidate.simplicity)
+
+
+def _shapes(learned: Process, *, is_pruned: bool) -> list[Candidate]:
+    found: list[Candidate] = []
+    for kind in ProcessKind:
+        candidate = _candidate(learned, kind, is_pruned=is_pruned)
+        alike = any(stays_near(candidate.process, other.process, within=SAME_WITHIN) for other in found)
+        if not alike:
+            found.append(candidate)
+    return found
+
+
+def _candidate(learned: Process, kind: ProcessKind, *, is_pruned: bool) -> Candidate:
+    arm = f"pruned_{kind}" if is_pruned else kind.value
+    return Candidate(arm, kind, _shaped(learned, kind))
+
+
+def _shaped(learned: Process, kind: ProcessKind) -> Process:
+    match kind:
+        case ProcessKind.CONSTANT:
+            return held(learned)
+        case ProcessKind.AVERAGED:
+            return averaged(learned, begin=LAST_PART)
+        case ProcessKind.SCHEDULE:
+            return learned

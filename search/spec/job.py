@@ -1,0 +1,60 @@
+"""The whole spec of a job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from search.spec.fields import Label, SpecModel
+from search.spec.limits import Budget, Objective, Resources, Transfer
+from search.spec.proving import Proof
+from search.spec.searching import Search, Tuning
+from search.spec.task import Data, Student, Teacher
+from search.spec.training import Training
+
+SPEC_VERSION: Literal[1] = 1
+
+
+class JobSpec(SpecModel):
+    """One job: a task (teachers, student, data), how to search, how to prove, and the budget."""
+
+    spec_version: Literal[1] = SPEC_VERSION
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    teachers: Annotated[list[Teacher], Field(min_length=1)]
+    student: Student
+    data: Data = Field(default_factory=Data)
+    training: Training = Field(default_factory=Training)
+    search: Search = Field(default_factory=Search)
+    tuning: Tuning = Field(default_factory=Tuning)
+    proof: Proof = Field(default_factory=Proof)
+    budget: Budget = Field(default_factory=Budget)
+    resources_per_trial: Resources = Field(default_factory=Resources)
+    objective: Objective = Field(default_factory=Objective)
+    floor_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Teacher's least validation accuracy; by default 1.5 times the majority-class rate.",
+    )
+    transfer: Transfer = Field(
+        default_factory=lambda: Transfer(),
+        description="Reserved: `off`, `auto` or a recipe id will do for it.",
+    )
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=64)
+    metadata: dict[Label, JsonValue] = Field(default_factory=dict, max_length=64)
+
+    @field_validator("teachers")
+    @classmethod
+    def _one_teacher_for_now(cls, value: list[Teacher]) -> list[Teacher]:
+        if len(value) > 1:
+            raise ValueError("several teachers are not supported yet; give one")
+        return value
+
+    @property
+    def teacher(self) -> Teacher:
+        """The first (for now the only) teacher."""
+        return self.teachers[0]
+
+    @property
+    def proof_epochs(self) -> int:
+        """Epochs of every proof run."""
+        return self.proof.epochs or self.budget.epochs_per_trial

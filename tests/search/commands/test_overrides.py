@@ -1,0 +1,98 @@
+"""`--set`: paths into the spec, values of every type, and what is said of a mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search.commands.options import SharedOptions, checked_spec
+from search.commands.overrides import override
+from search.problems import SearchProblem
+from search.registry import load_everything
+from search.spec import JobSpec
+
+load_everything()
+
+
+def spec_with(*assignments: str, **options: Any) -> JobSpec:
+    options = {"teacher": "test_resnet", "student": "test_vit", "settings": list(assignments), **options}
+    return SharedOptions(**options).spec(None)
+
+
+def said_of(*assignments: str, **options: Any) -> str:
+    with pytest.raises(SearchProblem) as caught:
+        spec_with(*assignments, **options)
+    assert caught.value.code in ("spec_invalid", "unknown_method")
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read", "value"),
+    [
+        ("training.learning_rate=0.01", lambda spec: spec.training.learning_rate, 0.01),
+        ("training.learning_rate=1e-3", lambda spec: spec.training.learning_rate, 1e-3),
+        ("training.nesterov=false", lambda spec: spec.training.nesterov, False),
+        ("training.optimizer=sgd", lambda spec: spec.training.optimizer, "sgd"),
+        ("search.strategy=random", lambda spec: spec.search.strategy, "random"),
+        ("search.process.meta_batch_size=16", lambda spec: spec.search.process.meta_batch_size, 16),
+        ("budget.wall_seconds=null", lambda spec: spec.budget.wall_seconds, None),
+        ("teachers.0.training.epochs=3", lambda spec: spec.teacher.training.epochs, 3),
+        (
+            'search.space.connections=["last", [[0, 1]]]',
+            lambda spec: spec.search.space.connections,
+            ["last", [[0, 1]]],
+        ),
+        ("data.splits.train=100", lambda spec: spec.data.splits.train, 100),
+        ("name=a=b", lambda spec: spec.name, "a=b"),
+    ],
+)
+def test_any_field_of_the_spec(assignment: str, read: Any, value: object) -> None:
+    assert read(spec_with(assignment)) == value
+
+
+def test_the_last_one_wins_also_over_named_options() -> None:
+    spec = spec_with("proof.epochs=3", "proof.epochs=4", epochs=2)
+    assert (spec.proof.epochs, spec.budget.epochs_per_trial) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("training.learning_rat=0.01", ["training.learning_rat", "did you mean 'learning_rate'?"]),
+        ("traning.learning_rate=0.01", ["traning", "did you mean 'training' or"]),
+        ("learning_rate=0.01", ["it belongs at", "training.learning_rate"]),
+        ("training.learning_rate=fast", ["must be a number, found the text 'fast'"]),
+        ("training.optimizer=adm", ["did you mean 'adam' or 'adamw'?"]),
+        ("training=5", ["training: must be an object"]),
+        ("training.learning_rate", ["write --set field=value"]),
+        ("=5", ["write --set field=value"]),
+        ("training..learning_rate=5", ["write --set field=value"]),
+        ("teachers.1.model=x", ["teachers is a list: name one of its places by a number from 0 to 0"]),
+        ("teachers.first.model=x", ["teachers is a list"]),
+        ("student.model.size=3", ["student.model has no parts"]),
+        ("search.space.connections=same_depth", ['give a list, such as ["same_depth"]']),
+        ('search.space.distances=[["msee"]]', ["unknown distance 'msee'", "did you mean 'mse'"]),
+        ("search.strategy=tpo", ["unknown strategy 'tpo'", "python -m search"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(assignment: str, words: list[str]) -> None:
+    message = said_of(assignment)
+    assert all(word in message for word in words), message
+
+
+def test_several_mistakes_are_all_named() -> None:
+    message = said_of("training.learning_rate=fast", "budget.trials=0")
+    assert "training.learning_rate" in message
+    assert "budget.trials" in message
+
+
+def test_a_document_keeps_what_is_not_set() -> None:
+    document = {"budget": {"trials": 3}}
+    override(document, ["budget.epochs_per_trial=2", "proof.seeds=[0, 1]"])
+    assert document == {"budget": {"trials": 3, "epochs_per_trial": 2}, "proof": {"seeds": [0, 1]}}
+
+
+def test_a_spec_of_registered_methods_passes() -> None:
+    document = {"teachers": [{"model": "a"}], "student": {"model": "b"}}
+    assert checked_spec(document).teacher.model == "a"
