@@ -14,7 +14,7 @@ from search.pathway_rules import enumerate_pathways, fits
 from search.planning.process_edits import averaged
 from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
-from search.spec import JobSpec, ProcessSettings, Range
+from search.spec import JobSpec, Range
 
 LOGIT_LOSS_OF_KD = "kd"
 LAST_PART = 2 / 3
@@ -165,8 +165,9 @@ def starting_weights(spec: JobSpec, logit_losses: int, pathways: int) -> Point:
     )
 
 
-def learning(settings: ProcessSettings, *, learning_rate: float, update_every_steps: int) -> Learning:
-    """How a search run learns its process, with all that the settings say of it."""
+def learning(spec: JobSpec, *, learning_rate: float, update_every_steps: int) -> Learning:
+    """How a search run learns its process, with all that the spec says of it."""
+    settings, length = spec.search.process, spec.search.process.at_constant_length
     return Learning(
         learning_rate=learning_rate,
         update_every_steps=update_every_steps,
@@ -176,7 +177,7 @@ def learning(settings: ProcessSettings, *, learning_rate: float, update_every_st
         tie_temperatures=settings.tie_temperatures,
         hypergradient=settings.hypergradient,
         lookahead_steps=settings.lookahead_steps,
-        at_constant_length=settings.at_constant_length,
+        at_constant_length=spec.training.optimizer == "sgd" if length is None else length,
         average_decay=settings.average_decay,
         retry_every_updates=settings.retry_every_updates,
         meta_batch_size=settings.meta_batch_size,
@@ -186,13 +187,12 @@ def learning(settings: ProcessSettings, *, learning_rate: float, update_every_st
 
 def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> RunParameters:
     """A search trial: learns its process by hypergradient, from the starting process of its choices."""
-    settings = spec.search.process
     return RunParameters(
         process=starting_process(spec, choices, pathways_of(choices, preflight)),
         epochs=spec.budget.epochs_per_trial,
         splits="search",
         learn=learning(
-            settings,
+            spec,
             learning_rate=_number(choices["process_learning_rate"]),
             update_every_steps=int(_number(choices["update_every_steps"])),
         ),

@@ -101,10 +101,10 @@ class ProcessSettings(SpecModel):
     lookahead_steps: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="Steps after which the meta loss judges; each update reverses so many."
     )
-    at_constant_length: bool = Field(
-        default=False,
+    at_constant_length: bool | None = Field(
+        default=None,
         description="Judge each loss at an unchanged length of the student's gradient: weights then are no "
-        "second learning rate.",
+        "second learning rate. By default under SGD, whose steps grow with the loss, and not under Adam.",
     )
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Above 0: an average of the learned process with this decay is recorded."

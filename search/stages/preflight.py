@@ -156,8 +156,8 @@ class PreflightRun:
 
     def _learning(self) -> Learning:
         """The job's own settings, so that a start that a normalisation cannot hold is found here."""
-        settings = self.setting.spec.search.process
-        return learning(settings, learning_rate=0.01, update_every_steps=settings.lookahead_steps)
+        spec = self.setting.spec
+        return learning(spec, learning_rate=0.01, update_every_steps=spec.search.process.lookahead_steps)
 
     @cached_property
     def _costliest(self) -> tuple[Process, float]:

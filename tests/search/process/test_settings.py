@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from search.dimensions import starting_choices
 from search.planning.arms import dimensions_of, search_run
 from search.records import Learning, PreflightResult
@@ -34,6 +36,21 @@ def test_every_setting_arrives() -> None:
     defaults = Learning(learning_rate=0.1)
     for name, value in OTHER_THAN_DEFAULT.items():
         assert getattr(run.learn, name) == value != getattr(defaults, name), name
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "asked", "expected"),
+    [("sgd", None, True), ("adam", None, False), ("adamw", None, False), ("sgd", False, False)],
+)
+def test_where_steps_grow_with_the_loss_losses_are_judged_at_constant_length(
+    optimizer: str, asked: bool | None, expected: bool
+) -> None:
+    spec = make_spec(training={"optimizer": optimizer}, search={"process": {"at_constant_length": asked}})
+    run = search_run(
+        spec, starting_choices(dimensions_of(spec)), PreflightResult.model_validate(preflight_result())
+    )
+    assert run.learn is not None
+    assert run.learn.at_constant_length is expected
 
 
 def test_the_threshold_arrives() -> None:
