@@ -109,7 +109,7 @@ def _cost(report: Report) -> Text:
     text = "Last columns, in device-seconds: one training with the arm, and finding it."
     if spent:
         total = report.device_seconds.get("total", sum(spent.values()))
-        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items())
+        stages = ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in spent.items())
         text += f"\nThe whole job: {stages}; {total:.1f} in all."
     return Text(text, style="dim")
 

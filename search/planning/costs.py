@@ -24,6 +24,12 @@ MEASURED_STAGES = (StageName.SEARCH, StageName.TUNING)
 """Proof runs are not measured: what they are to do must not depend on which of them have ended."""
 
 
+def cache_device_seconds(trial: TrialRecord, *, devices: float) -> float:
+    """Of a trial's device-seconds, those that cached the teacher's outputs, which all trials share."""
+    seconds = float((trial.result or {}).get("cache_seconds", 0.0))
+    return min(trial.device_seconds, seconds * devices)
+
+
 class RunKind(StrEnum):
     """Kinds of training runs whose steps cost differently; keys of `PreflightResult.seconds_per_step`."""
 

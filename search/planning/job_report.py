@@ -12,6 +12,7 @@ from typing import Any
 
 from search.planning.arms import ArmName
 from search.planning.candidates import ProcessKind
+from search.planning.costs import cache_device_seconds, devices_per_trial
 from search.planning.findings import learning_trials, replay_trials, replays_json
 from search.planning.history import History, accuracy, completed, failed
 from search.planning.payback import Choice, longer_sentence
@@ -62,6 +63,7 @@ class JobReport:
     def __init__(self, spec: JobSpec, history: History) -> None:
         self._spec = spec
         self._history = history
+        self._devices = devices_per_trial(spec)
         self._proof = ProofRuns(spec, history)
         self._arms = arms_to_run(spec, self._proof.found)
         self._differences = {
@@ -139,13 +141,13 @@ class JobReport:
             "detail": self._detail(arm),
             "epochs": self._epochs(arm),
             "runs": [
-                {"seed": run.key.seed, "accuracy": accuracy(run), "device_seconds": run.device_seconds}
+                {"seed": run.key.seed, "accuracy": accuracy(run), "device_seconds": self._own_cost(run)}
                 for run in runs
             ],
             "mean": mean,
             "standard_deviation": deviation,
             "failed": self._failure(arm),
-            "training_device_seconds": _mean_cost(runs),
+            "training_device_seconds": self._mean_cost(runs),
             "search_device_seconds": self._finding_cost(arm),
         }
 
@@ -182,8 +184,8 @@ class JobReport:
     def _finding_cost(self, arm: ArmName) -> float:
         """Device-seconds that finding the arm's process took."""
         if arm in FROM_SEARCH:
-            return self._spent(StageName.SEARCH)
-        return self._spent(StageName.TUNING) if arm in FROM_TUNING else 0.0
+            return self._own_costs(StageName.SEARCH)
+        return self._own_costs(StageName.TUNING) if arm in FROM_TUNING else 0.0
 
     def _spent(self, stage: StageName) -> float:
         return math.fsum(trial.device_seconds for trial in self._history.of(stage))
@@ -195,9 +197,23 @@ class JobReport:
         longest = max((trial.device_seconds for trial in runs), default=0.0)
         return Shortfall(tuning, search) if tuning + longest < search else None
 
+    def _own_cost(self, run: TrialRecord) -> float:
+        """A run's device-seconds without those that cached the teacher's outputs: whichever run needed them
+        first computed them for all."""
+        return run.device_seconds - cache_device_seconds(run, devices=self._devices)
+
+    def _own_costs(self, stage: StageName) -> float:
+        return math.fsum(map(self._own_cost, self._history.of(stage)))
+
+    def _mean_cost(self, runs: list[TrialRecord]) -> float | None:
+        return math.fsum(map(self._own_cost, runs)) / len(runs) if runs else None
+
     def _device_seconds(self) -> dict[str, float]:
+        """By stage, the caching of the teacher's outputs apart."""
         stages = [stage for stage in StageName if stage is not StageName.EXPORT]
-        spent = {stage.value: self._spent(stage) for stage in stages}
+        spent = {stage.value: self._own_costs(stage) for stage in stages}
+        cached = (cache_device_seconds(trial, devices=self._devices) for trial in self._history)
+        spent["teacher_cache"] = math.fsum(cached)
         return {**spent, "total": math.fsum(spent.values())}
 
     def _counts(self) -> dict[str, int]:
@@ -230,7 +246,7 @@ class JobReport:
 
     def _choice(self, arm: ArmName) -> Choice:
         runs = self._runs(arm)
-        return Choice(mean_and_deviation([accuracy(run) for run in runs])[0], _mean_cost(runs) or 0.0)
+        return Choice(mean_and_deviation([accuracy(run) for run in runs])[0], self._mean_cost(runs) or 0.0)
 
     def _notes(self) -> list[str]:
         """What a reader has to know beside the figures."""
@@ -273,10 +289,6 @@ def report_of(spec: JobSpec, history: History) -> tuple[dict[str, Any], ArmName]
     """The report, and the arm of proof whose recipe and student are kept."""
     report = JobReport(spec, history)
     return report.as_json(), report.verdict.arm.proof_arm
-
-
-def _mean_cost(runs: list[TrialRecord]) -> float | None:
-    return math.fsum(run.device_seconds for run in runs) / len(runs) if runs else None
 
 
 def _difference_json(difference: Difference) -> dict[str, Any]:
