@@ -24,6 +24,7 @@ from search.planning.arms import (
     why_no_stage,
 )
 from search.planning.findings import learning_trials, what_search_found
+from search.planning.given import GivenProcess
 from search.planning.history import History, best, failed
 from search.planning.job_report import report_of
 from search.planning.moment import Moment, error_of, only_trial, start_or_wait
@@ -58,7 +59,7 @@ def next_trials(
     *,
     dry_run: bool = False,
     elapsed_seconds: float = 0.0,
-    given: Process | None = None,
+    given: GivenProcess | None = None,
 ) -> Action:
     """What a driver is to do now.
 
@@ -114,7 +115,7 @@ def _refusal(moment: Moment) -> Fail | None:
     """What preflight's findings rule out, before the search costs anything."""
     preflight = moment.history.preflight()
     if moment.given is not None:
-        return _refusal_of_given(moment, moment.given, preflight)
+        return _refusal_of_given(moment, moment.given.process, preflight)
     unfitting = why_no_pathway(moment.spec, preflight)
     if unfitting is not None:
         return Fail("no_pathway_fits", unfitting)

@@ -19,6 +19,7 @@ from search.commands.options import SharedOptions, command, console
 from search.commands.report_table import print_report
 from search.commands.running import local_job
 from search.plan import EXPORT_KEY
+from search.planning.given import GivenProcess
 from search.problems import SearchProblem
 from search.spec import ARMS, REQUIRED_ARMS
 from search.spec_faults import did_you_mean
@@ -62,7 +63,7 @@ def main(
         proof__arms=_arms(arms),
         proof__seeds=list(range(seeds)) if seeds else None,
     )
-    given = recipe.process if recipe is not None and not search else None
+    given = GivenProcess.of(recipe) if recipe is not None and not search else None
     work = out / WORK
     try:
         with LiveProgress(console) as progress:

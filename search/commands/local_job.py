@@ -17,8 +17,8 @@ from search.commands.job_file import JobFile, write_whole
 from search.distill import Report
 from search.plan import next_trials, should_stop
 from search.planning.costs import devices_per_trial
+from search.planning.given import GivenProcess
 from search.problems import SearchProblem
-from search.recipe import Process
 from search.records import (
     CurvePoint,
     Fail,
@@ -57,7 +57,7 @@ class LocalJob:
     evaluation_limit: int | None = None
     on_report: OnReport = lambda key, report: None
     records: list[TrialRecord] = field(default_factory=list)
-    given: Process | None = None
+    given: GivenProcess | None = None
     is_kept: bool = False
     state_every_seconds: float = 30.0
     on_start: OnStart = lambda proposal: None
@@ -165,7 +165,7 @@ class LocalJob:
     def _kept_before(self) -> JobFile:
         identity = {
             "spec": self.spec.model_dump(mode="json"),
-            "given": self.given.model_dump(mode="json") if self.given else None,
+            "given": self.given.process.model_dump(mode="json") if self.given else None,
             "max_steps": self.max_steps,
             "threads": self.threads,
             "device": self.device,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from search.planning.arms import ArmName
 from search.planning.candidates import MOST_CANDIDATES
 from search.planning.costs import Costs, RunKind, wall_seconds
+from search.planning.given import GivenProcess
 from search.planning.history import History, completed
 from search.records import Fail, PreflightResult, RunParameters, StageName, TrialRecord
 from search.spec import JobSpec
@@ -43,7 +44,7 @@ class Budgeting:
         preflight: PreflightResult,
         *,
         elapsed_seconds: float,
-        is_given: bool = False,
+        given: GivenProcess | None = None,
     ) -> None:
         self.spec = spec
         self.history = history
@@ -53,15 +54,16 @@ class Budgeting:
         self._replay = self.costs.predicted(
             RunKind.PATHWAYS, splits="search", epochs=spec.budget.epochs_per_trial
         )
-        self._replays = spec.search.replay_seeds * (1 if is_given else MOST_CANDIDATES)
-        self._is_given = is_given
+        self._replays = spec.search.replay_seeds * (1 if given else MOST_CANDIDATES)
+        self._given = given
+        self._found_elsewhere = given.search_device_seconds / self.costs.devices if given else 0.0
         # Whichever run needs them first computes the teacher's outputs, once for all.
         self._caching = self.costs.caching(splits="search", epochs=spec.budget.epochs_per_trial)
 
     def refusal(self, first_trial: RunParameters) -> Fail | None:
         """Why the budget cannot hold the smallest job: one search trial, as much tuning, and the proof."""
         first = self.costs.predicted_run(first_trial.model_dump(mode="json"))
-        trials = [] if self._is_given else [first] * self.spec.search.rounds
+        trials = [] if self._given else [first] * self.spec.search.rounds
         search = math.fsum(trials) + self._replays * self._replay + self._caching
         needs = {
             "device_seconds": self._total_seconds(search) * self.costs.devices,
@@ -104,12 +106,13 @@ class Budgeting:
     def tuning_is_even(self) -> bool:
         """Whether tuning, with what its running trials will take, has reached the search's compute.
 
-        A given process was searched elsewhere: KD is then tuned by as many trials as a search may have.
+        The search of a given process took place elsewhere. Where nobody says what it took, KD is tuned by as
+        many trials as a search may have.
         """
         trials = self.history.of(StageName.TUNING)
-        if self._is_given and len(trials) < self.spec.budget.trials:
+        if self._given and not self._found_elsewhere and len(trials) < self.spec.budget.trials:
             return False
-        search = self._search_seconds(self.history.of(StageName.SEARCH))
+        search = self._search_seconds(self.history.of(StageName.SEARCH)) + self._found_elsewhere
         return math.fsum(self._tuned_seconds(trial) for trial in trials) >= search
 
     def _tuned_seconds(self, trial: TrialRecord) -> float:
@@ -131,13 +134,14 @@ class Budgeting:
         )
 
     def _total_seconds(self, search: float) -> float:
-        """Trial seconds of the whole job if its search takes so many."""
+        """Trial seconds of the whole job if its search takes so many: tuning has as many, and those that
+        finding a given process took elsewhere."""
         overhead = math.fsum(
             self.costs.spent(record)
             for record in self.history
             if record.key.stage in (StageName.TEACHER, StageName.PREFLIGHT)
         )
-        return overhead + 2 * search + math.fsum(self._proof_runs(search))
+        return overhead + 2 * search + self._found_elsewhere + math.fsum(self._proof_runs(search))
 
     def _wall(self, trials: Sequence[float], rounds: Sequence[float], search: float) -> float:
         """Wall seconds from now to the end of proof: the teacher's outputs, these trials, further rounds one
@@ -150,7 +154,7 @@ class Budgeting:
                 math.fsum(rounds),
                 wall_seconds([self._replay] * (self._replays - last), at_once=self._at_once),
                 wall_seconds([self._replay] * last, at_once=self._at_once),
-                search / self._at_once,
+                (search + self._found_elsewhere) / self._at_once,
                 wall_seconds(self._proof_runs(search), at_once=self._at_once),
             )
         )
@@ -160,7 +164,7 @@ class Budgeting:
         epochs = self.spec.proof_epochs
         replay = self.costs.predicted(RunKind.PATHWAYS, splits="proof", epochs=epochs)
         per_seed = [
-            search + replay
+            search + self._found_elsewhere + replay
             if arm is ArmName.LONGER_KD
             else self.costs.predicted(KIND_OF_ARM[arm], splits="proof", epochs=epochs)
             for arm in map(ArmName, self.spec.proof.arms)

@@ -27,6 +27,7 @@ from search.planning.findings import (
     learning_trials,
     replay_trials,
 )
+from search.planning.given import FOUND_IN
 from search.planning.history import accuracy, best, completed, failed, free_index
 from search.planning.moment import Moment, fill, proposal, start_or_wait, without_success
 from search.records import (
@@ -81,15 +82,22 @@ def replays(moment: Moment) -> Action | None:
     spec, history = moment.spec, moment.history
     found = candidates(spec, history)
     if not found and moment.given is not None:
-        found = [given_candidate(moment.given)]
+        found = [given_candidate(moment.given.process)]
     wanted = [(candidate, index) for candidate in found for index in range(spec.search.replay_seeds)]
     missing = [
-        proposal(key, replay_run(spec, candidate.process))
+        proposal(key, _replay_run(moment, candidate))
         for candidate, index in wanted
         if history.get(key := _replay_key(moment, candidate, index)) is None
     ]
     action = start_or_wait(missing[: moment.room()], replay_trials(history))
     return action or without_success(replay_trials(history), "replay of the learned process")
+
+
+def _replay_run(moment: Moment, candidate: Candidate) -> RunParameters:
+    run = replay_run(moment.spec, candidate.process)
+    if moment.given is None:
+        return run
+    return run.model_copy(update={"choices": {FOUND_IN: moment.given.search_device_seconds}})
 
 
 def _replay_key(moment: Moment, candidate: Candidate, index: int) -> TrialKey:

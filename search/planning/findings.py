@@ -16,6 +16,7 @@ from search.planning.candidates import (
     simplest_of_the_best,
     with_all_pathways,
 )
+from search.planning.given import GIVEN, given_replays
 from search.planning.history import History, accuracy, best, completed
 from search.planning.process_shapes import pruned
 from search.recipe import Point, Process
@@ -24,8 +25,6 @@ from search.spec import JobSpec
 
 WARM_STARTED = "warm_started"
 """The arm of search trials that begin where an earlier one ended."""
-GIVEN = "given"
-"""The arm of replays of a process that was not searched here but handed in."""
 LEARNING_ARMS = (ArmName.SEARCHED.value, WARM_STARTED)
 
 
@@ -105,7 +104,7 @@ def candidates(spec: JobSpec, history: History) -> list[Candidate]:
 
     First its shapes over time; once they are judged, the best shape with all pathways.
     """
-    given = replay_trials(history, GIVEN)
+    given = given_replays(history)
     if given:
         return [given_candidate(Process.model_validate(given[0].parameters["process"]))]
     trial = best(learning_trials(history))
@@ -144,7 +143,7 @@ def what_search_found(spec: JobSpec, history: History) -> Found:
     """
     found = candidates(spec, history)
     judged = judge_replays(found, history)
-    trial = best(learning_trials(history)) or best(replay_trials(history, GIVEN))
+    trial = best(learning_trials(history)) or best(given_replays(history))
     if trial is None or not judged:
         raise ValueError("no search trial has completed yet, or no replay of it")
     replays = tuple(completed(replay_trials(history)))

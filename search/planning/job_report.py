@@ -11,12 +11,13 @@ import math
 from typing import Any
 
 from search.planning.arms import ArmName
-from search.planning.candidates import ProcessKind
 from search.planning.costs import cache_device_seconds, devices_per_trial
 from search.planning.findings import learning_trials, replay_trials, replays_json
+from search.planning.given import found_elsewhere_seconds
 from search.planning.history import History, accuracy, completed, failed
 from search.planning.payback import Choice, longer_sentence
 from search.planning.proof_runs import ABLATIONS_IN_TIME, ProofRuns, arms_to_run, proof_key
+from search.planning.report_notes import KIND_IN_WORDS, notes
 from search.planning.verdict import (
     Difference,
     Shortfall,
@@ -40,11 +41,6 @@ LABELS = {
 }
 FROM_TUNING = {ArmName.TUNED_KD, ArmName.LONGER_KD}
 FROM_SEARCH = {ArmName.UNIFORM, ArmName.CONSTANT, ArmName.SHUFFLED, ArmName.SEARCHED}
-KIND_IN_WORDS = {
-    ProcessKind.CONSTANT: "its final weights held",
-    ProcessKind.AVERAGED: "the mean of its last third held",
-    ProcessKind.SCHEDULE: "the learned schedule",
-}
 COMPARED = (
     (ArmName.SEARCHED, ArmName.TUNED_KD),
     (ArmName.SEARCHED, ArmName.PLAIN_KD),
@@ -103,7 +99,7 @@ class JobReport:
             "replays": replays_json(found),
             "test_images": self._test_images(),
             "epochs": self._spec.proof_epochs,
-            "notes": self._notes(),
+            "notes": notes(self._spec, self._history, self._proof.found, self._arms, self._shortfall),
         }
 
     def _runs(self, arm: ArmName) -> list[TrialRecord]:
@@ -184,7 +180,7 @@ class JobReport:
     def _finding_cost(self, arm: ArmName) -> float:
         """Device-seconds that finding the arm's process took."""
         if arm in FROM_SEARCH:
-            return self._own_costs(StageName.SEARCH)
+            return self._search_cost()
         return self._own_costs(StageName.TUNING) if arm in FROM_TUNING else 0.0
 
     def _spent(self, stage: StageName) -> float:
@@ -193,6 +189,7 @@ class JobReport:
     def _tuning_shortfall(self) -> Shortfall | None:
         """Where tuning had less compute than the search, by more than one run."""
         tuning, search = self._spent(StageName.TUNING), self._spent(StageName.SEARCH)
+        search += found_elsewhere_seconds(self._history)
         runs = self._history.of(StageName.TUNING)
         longest = max((trial.device_seconds for trial in runs), default=0.0)
         return Shortfall(tuning, search) if tuning + longest < search else None
@@ -201,6 +198,10 @@ class JobReport:
         """A run's device-seconds without those that cached the teacher's outputs: whichever run needed them
         first computed them for all."""
         return run.device_seconds - cache_device_seconds(run, devices=self._devices)
+
+    def _search_cost(self) -> float:
+        """Device-seconds of finding the searched process, here or elsewhere."""
+        return self._own_costs(StageName.SEARCH) + found_elsewhere_seconds(self._history)
 
     def _own_costs(self, stage: StageName) -> float:
         return math.fsum(map(self._own_cost, self._history.of(stage)))
@@ -240,49 +241,13 @@ class JobReport:
             searched=self._choice(searched),
             tuned=self._choice(tuned),
             longer=self._choice(longer),
-            search_seconds=self._spent(StageName.SEARCH),
+            search_seconds=self._search_cost(),
             epochs=self._proof.longer_epochs(),
         )
 
     def _choice(self, arm: ArmName) -> Choice:
         runs = self._runs(arm)
         return Choice(mean_and_deviation([accuracy(run) for run in runs])[0], self._mean_cost(runs) or 0.0)
-
-    def _notes(self) -> list[str]:
-        """What a reader has to know beside the figures."""
-        searched = self._history.of(StageName.SEARCH, ArmName.SEARCHED)
-        limit, failures = self._spec.budget.trials, failed(self._history.of(StageName.SEARCH))
-        notes = list(self._history.preflight().notes)
-        if len(searched) < limit:
-            notes.append(
-                f"The search ended after {len(searched)} of {limit} trials: the rest of the budget was "
-                "needed for tuning KD and for proof."
-            )
-        if self._shortfall is not None:
-            notes.append(
-                f"{self._shortfall.in_words()}, because time or budget ran out or its runs failed: so the "
-                "verdict cannot be `searched`."
-            )
-        if failures:
-            notes.append(f"{len(failures)} trials of the search failed and were passed over.")
-        found = self._proof.found
-        kept, all_pathways = len(found.searched.pathways), len(found.learned.pathways)
-        if not all_pathways:
-            notes.append(
-                "The best trial has no pathways: it learned weights and temperatures of logit losses alone."
-            )
-        elif kept < all_pathways:
-            notes.append(
-                f"{all_pathways - kept} of {all_pathways} pathways earned no weight and were left out: on "
-                "validation they made no difference larger than its standard error."
-            )
-        for arm in ABLATIONS_IN_TIME:
-            if arm in self._spec.proof.arms and arm not in self._arms:
-                notes.append(
-                    f"The searched process does not change over time ({KIND_IN_WORDS[found.kind]}), so the "
-                    f"arm `{arm}` shows the same runs; it was not trained again."
-                )
-        return notes
 
 
 def report_of(spec: JobSpec, history: History) -> tuple[dict[str, Any], ArmName]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search.planning.budgeting import Budgeting
+from search.planning.given import GivenProcess
 from search.planning.history import History, completed, failed
-from search.recipe import Process
 from search.records import (
     Action,
     Fail,
@@ -35,7 +35,7 @@ class Moment:
     history: History
     dry_run: bool = False
     elapsed_seconds: float = 0.0
-    given: Process | None = None
+    given: GivenProcess | None = None
 
     def room(self) -> int:
         """How many trials may be started."""
@@ -53,7 +53,7 @@ class Moment:
             self.history,
             preflight,
             elapsed_seconds=self.elapsed_seconds,
-            is_given=self.given is not None,
+            given=self.given,
         )
 
 

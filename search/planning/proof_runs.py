@@ -9,6 +9,7 @@ from search.dimensions import derived_seed
 from search.planning.arms import ArmName, plain_kd, proof_run
 from search.planning.costs import Costs, RunKind
 from search.planning.findings import Found, what_search_found
+from search.planning.given import found_elsewhere_seconds
 from search.planning.history import History, best
 from search.planning.process_shapes import held, shuffled
 from search.recipe import Process, constant
@@ -52,6 +53,7 @@ class ProofRuns:
         self._spec = spec
         self._costs = Costs(spec, history.preflight(), history)
         self._search_seconds = math.fsum(map(self._costs.spent, history.of(StageName.SEARCH)))
+        self._search_seconds += found_elsewhere_seconds(history) / self._costs.devices
 
     def proposals(self) -> Iterator[Proposal]:
         """Seed by seed, so that the arms of a seed can be compared as early as possible."""

@@ -129,6 +129,8 @@ def test_a_recipe_is_proved_without_a_search(proved: Proved, tmp_path: Path) -> 
     listed = f"--arms={','.join(arms).replace('tuned_kd', 'tuned-kd')}"
     given = prove(tmp_path / "out", f"--recipe={tmp_path / 'recipe.json'}", listed)
     assert given.report["trials"]["search"] == 0
+    found_in = recipe["evidence"]["device_seconds"]["search"]
+    assert given.report["device_seconds"]["tuning"] >= found_in > 0
     assert [arm["arm"] for arm in given.report["arms"]] == arms
     searched = next(arm for arm in given.report["arms"] if arm["arm"] == "searched")
     before = next(arm for arm in proved.report["arms"] if arm["arm"] == "searched")

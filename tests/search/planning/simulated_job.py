@@ -12,7 +12,8 @@ from typing import Any
 from search.plan import next_trials, should_stop
 from search.planning.arms import ArmName
 from search.planning.costs import devices_per_trial, run_kind
-from search.recipe import Process, Stage
+from search.planning.given import GivenProcess
+from search.recipe import Stage
 from search.records import (
     Action,
     CurvePoint,
@@ -142,7 +143,7 @@ class SimulatedJob:
     slowness: float = 1.0
     validation_seconds: float = 0.0
     idle_pathways: tuple[int, ...] = ()
-    given: Process | None = None
+    given: GivenProcess | None = None
     seed: int = 0
     records: dict[TrialKey, TrialRecord] = field(default_factory=dict)
     elapsed_seconds: float = 0.0

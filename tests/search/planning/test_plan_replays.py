@@ -13,6 +13,7 @@ from search.plan import best_search_trial, searched_run
 from search.planning.arms import kd
 from search.planning.candidates import MOST_CANDIDATES
 from search.planning.findings import what_search_found
+from search.planning.given import GivenProcess
 from search.planning.history import History, best
 from search.planning.process_shapes import held
 from search.planning.proof_runs import ProofRuns, arms_to_run
@@ -179,7 +180,7 @@ class TestRounds:
 
 
 class TestGiven:
-    GIVEN = kd(temperature=3.0, weight=2.0)
+    GIVEN = GivenProcess(kd(temperature=3.0, weight=2.0))
 
     def schedule(self) -> Process:
         job = SimulatedJob(make_spec())
@@ -189,7 +190,7 @@ class TestGiven:
 
     def test_it_is_proved_without_a_search(self) -> None:
         given = self.schedule()
-        job = SimulatedJob(make_spec(), given=given)
+        job = SimulatedJob(make_spec(), given=GivenProcess(given))
         report = finished(job)
         assert [trial.key.arm for trial in job.of(StageName.SEARCH)] == ["given"]
         assert report["process_kind"] == "schedule"
@@ -206,6 +207,32 @@ class TestGiven:
         job = SimulatedJob(make_spec(budget={"trials": 7}), given=self.GIVEN)
         report = finished(job)
         assert report["trials"]["tuning"] >= 7
+        assert any("what finding it took is not known" in note for note in report["notes"])
+
+    def test_kd_is_tuned_for_as_long_as_the_search_took_elsewhere(self) -> None:
+        spec = make_spec(budget={"trials": 1}, resources_per_trial={"cpus": 2.0})
+        job = SimulatedJob(spec, given=GivenProcess(self.GIVEN.process, search_device_seconds=40.0))
+        report = finished(job)
+        tuning = [trial.device_seconds for trial in job.of(StageName.TUNING)]
+        assert sum(tuning) >= 40.0 + report["device_seconds"]["search"]
+        assert sum(tuning) - max(tuning) < 40.0 + report["device_seconds"]["search"]
+        costs = {arm["arm"]: arm["search_device_seconds"] for arm in report["arms"]}
+        assert costs["searched"] == pytest.approx(40.0 + report["device_seconds"]["search"])
+        assert any("found elsewhere, in 40 device-seconds" in note for note in report["notes"])
+
+    def test_longer_kd_gets_what_the_search_took_elsewhere(self) -> None:
+        epochs = [
+            finished(SimulatedJob(make_spec(), given=GivenProcess(self.GIVEN.process, seconds)))["arms"]
+            for seconds in (1.0, 60.0)
+        ]
+        shorter, longer = (
+            next(arm["epochs"] for arm in arms if arm["arm"] == "longer_kd") for arms in epochs
+        )
+        assert longer > shorter
+
+    def test_nothing_is_said_of_a_search_that_was_not_wanted(self) -> None:
+        notes = finished(SimulatedJob(make_spec(), given=self.GIVEN))["notes"]
+        assert not any("The search ended" in note or "best trial" in note for note in notes)
 
     def test_a_constant_one_has_no_order_in_time_to_ablate(self) -> None:
         job = SimulatedJob(make_spec(), given=self.GIVEN)
@@ -224,7 +251,7 @@ class TestGiven:
     def test_a_process_for_other_models_is_refused_before_it_costs_anything(self) -> None:
         deeper = self.schedule().model_dump()
         deeper["pathways"][0]["student_stage"] = 7
-        job = SimulatedJob(make_spec(), given=Process.model_validate(deeper))
+        job = SimulatedJob(make_spec(), given=GivenProcess(Process.model_validate(deeper)))
         action = job.run()
         assert isinstance(action, Fail)
         assert action.code == "pathway_does_not_fit"
