@@ -112,9 +112,23 @@ def verdict(short: Figures, long: Figures) -> list[str]:
             ("longer_kd_replay", "one replay"),
             ("longer_kd_total", "search and one replay"),
         ):
-            gap = points(part.arms["searched"], part.arms[arm])
-            better = "the searched process" if gap > 0 else "longer KD"
             sentences.append(
-                f"Against KD trained for the compute of {compute}, {better} is {abs(gap):.1f} points ahead."
+                f"Against KD trained for the compute of {compute}: "
+                f"{_who_is_ahead(part.arms['searched'], part.arms[arm])}."
             )
     return sentences
+
+
+def _who_is_ahead(searched: Accuracies, longer: Accuracies) -> str:
+    """In words; from two seeds on with the interval, which may say that nobody is."""
+    gap = points(searched, longer)
+    if len(searched.keys() & longer.keys()) < 2:
+        return f"{_ahead(gap)} by {abs(gap):.1f} points in one seed"
+    found = difference(searched, longer)
+    if found.lower <= 0 <= found.upper:
+        return f"they cannot be told apart, {found.in_words()}"
+    return f"{_ahead(gap)}, {found.in_words()}"
+
+
+def _ahead(gap: float) -> str:
+    return f"{'the searched process' if gap > 0 else 'longer KD'} is ahead"

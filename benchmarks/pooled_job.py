@@ -67,17 +67,18 @@ class PooledJob:
                 self._keep(record)
 
     def run(self, proposals: Iterable[Proposal]) -> list[TrialRecord]:
-        """These trials, the longest first; those in the ledger are not run again. Raises SearchProblem for
-        one that fails."""
+        """These trials, the longest first; those that the ledger has are not run again. Raises SearchProblem
+        for one that fails, and keeps no record of it: figures over the other seeds would favour what
+        diverges."""
         wanted = list(proposals)
         have = {record.key: record for record in self.records}
         missing = [proposal for proposal in wanted if proposal.key not in have]
         for proposal in sorted(missing, key=lambda one: -int(one.parameters["epochs"])):
             self._submit(proposal)
         for record in self.pool.drain():
-            self._keep(record)
             if record.state is not TrialState.COMPLETED:
                 raise SearchProblem(f"{record.key} failed: {record.error}", code="trial_failed")
+            self._keep(record)
         have = {record.key: record for record in self.records}
         return [have[proposal.key] for proposal in wanted]
 
@@ -88,10 +89,6 @@ class PooledJob:
     def _keep(self, record: TrialRecord) -> None:
         self.ledger.add(self.part, [record])
         self.say(f"{self.part:>6} {record.key}: {_in_words(record)}")
-
-
-def _comes_before(stage: StageName, until: StageName) -> bool:
-    return _ORDER.index(stage) < _ORDER.index(until)
 
 
 def _proposed(proposal: Proposal) -> TrialRecord:

@@ -109,8 +109,10 @@ class Bench:
         found = []
         for seed in range(READS):
             indices = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(seed))[:BATCH]
+            self._synchronise()
             started = time.perf_counter()
             self.cache.read(indices, 0, [LAST])
+            self._synchronise()
             found.append(time.perf_counter() - started)
         return found
 

@@ -47,7 +47,7 @@ class Turns:
             random_images(BATCH * STEPS_PER_EPOCH, seed=1),
             random_images(BATCH * 2, seed=2),
         )
-        self.outputs = _KeptOutputs(teacher, self.train) if teaching == CACHED else None
+        self.outputs = _KeptOutputs(teacher, self.train, device) if teaching == CACHED else None
         self._plain = self._run(learn=None)
         self._plain_steps = self._plain.steps()
         self._distpro: DistProStep | None = None
@@ -108,13 +108,15 @@ class Turns:
 
 
 class _KeptOutputs(TeacherOutputs):
-    """The teacher's outputs on all training images, in memory."""
+    """The teacher's outputs on all training images, in the device's memory."""
 
-    def __init__(self, teacher: TappedModel, train: ImageSet) -> None:
+    def __init__(self, teacher: TappedModel, train: ImageSet, device: str) -> None:
         with torch.no_grad():
-            self._logits, self._maps = teacher.eval().forward_taps(
-                train.images.float() / 255, range(len(teacher.stages))
-            )
+            logits, maps = teacher.eval().forward_taps(train.images.float() / 255, range(len(teacher.stages)))
+        self._logits, self._maps = (
+            logits.to(device),
+            {stage: value.to(device) for stage, value in maps.items()},
+        )
 
     @property
     def stages(self) -> Collection[int]:

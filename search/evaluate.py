@@ -77,8 +77,11 @@ def predict(
 ) -> Tensor:
     """Logits float32 (N, K) of uint8 images (N, C, H, W), in evaluation mode; the mode is restored.
 
-    `batch_size` is by default what is fast on the device.
+    `batch_size` is by default what is fast on the device, on which the model has to be.
     """
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device.type != torch.device(device).type:
+        raise ValueError(f"the model is on {parameter.device}, the images are to be on {device}")
     size = batch_size or batch_size_for(device, size=images.shape[-1])
     was_training = model.training
     model.eval()

@@ -17,13 +17,14 @@ from search.commands.live_progress import LiveProgress
 from search.commands.local_job import LocalJob
 from search.commands.options import SharedOptions, command, console
 from search.commands.running import local_job
+from search.devices import device_for
 from search.plan import EXPORT_KEY, searched_run
 from search.planning.findings import replays_json, what_search_found
 from search.planning.history import History
 from search.recipe import Recipe
 from search.records import ExportParameters, Proposal, StageName, TrialRecord
 from search.stages.export import write_recipe
-from search.trial import TrialSetting, device_for
+from search.trial import TrialSetting
 
 
 def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:

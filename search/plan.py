@@ -91,7 +91,9 @@ def best_search_trial(trials: Sequence[TrialRecord]) -> TrialRecord:
 
 def searched_run(spec: JobSpec, trials: Sequence[TrialRecord]) -> RunParameters:
     """The proof run of the searched arm. Raises ValueError before search and replays have ended."""
-    return proof_run(what_search_found(spec, History(trials)).searched, epochs=spec.proof_epochs)
+    history = History(trials)
+    run = proof_run(what_search_found(spec, history).searched, epochs=spec.proof_epochs)
+    return run.model_copy(update={"data_sha256": history.preflight().data_sha256})
 
 
 def _teacher(moment: Moment) -> Action | None:
@@ -114,6 +116,12 @@ def _preflight(moment: Moment) -> Action | None:
 def _refusal(moment: Moment) -> Fail | None:
     """What preflight's findings rule out, before the search costs anything."""
     preflight = moment.history.preflight()
+    if _teacher_saw_other_data(moment, preflight):
+        return Fail(
+            "data_differs",
+            "the teacher was trained on another data set than preflight has found under this name: let the "
+            "data be the same on every node, then submit the job again",
+        )
     if moment.given is not None:
         return _refusal_of_given(moment, moment.given.process, preflight)
     unfitting = why_no_pathway(moment.spec, preflight)
@@ -125,6 +133,11 @@ def _refusal(moment: Moment) -> Fail | None:
         return Fail("unknown_method", str(error))
     choices = that_distil(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
     return moment.budgeting().refusal(search_run(moment.spec, choices, preflight))
+
+
+def _teacher_saw_other_data(moment: Moment, preflight: PreflightResult) -> bool:
+    told = [(trial.result or {}).get("data_sha256") for trial in moment.history.of(StageName.TEACHER)]
+    return any(sha256 not in (None, preflight.data_sha256) for sha256 in told)
 
 
 def _refusal_of_given(moment: Moment, process: Process, preflight: PreflightResult) -> Fail | None:

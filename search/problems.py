@@ -26,6 +26,11 @@ class NonFiniteFigure(SearchProblem):
     code = "nan"
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Memory of either kind: CPython's MemoryError, or torch's OutOfMemoryError, known here by its name."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def require_finite(figures: Mapping[str, float], *, step: int) -> None:
     """Raise NonFiniteFigure naming the first figure that is not finite."""
     for name, value in figures.items():

@@ -128,6 +128,9 @@ class RunParameters(RecipeModel):
     choices: dict[str, Any] = Field(
         default_factory=dict, description="What the strategy chose, for its own records."
     )
+    data_sha256: str | None = Field(
+        default=None, description="Of the data that preflight saw: a run on other data fails."
+    )
 
 
 class RunResult(RecipeModel):
@@ -155,6 +158,7 @@ class TeacherResult(RecipeModel):
     accuracy: float
     weights_sha256: str
     cached: bool
+    data_sha256: str | None = None
 
 
 class PreflightResult(RecipeModel):

@@ -14,14 +14,10 @@ from typing import Any, Protocol
 import torch
 
 from search.checkpoint import from_bytes
+from search.devices import device_for
 from search.distill import Report
-from search.problems import SearchProblem
 from search.records import StageName, TrialKey
 from search.spec import JobSpec
-
-DEVICES = ("cpu", "cuda", "mps")
-"""What PyTorch calls them; `mps` is Apple's and has not been tested: it lacks float64, so the process and all
-sums that need it stay on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -116,39 +112,3 @@ def open_trial(
             return student.StudentRun(setting, saved)
         case StageName.EXPORT:
             return export.ExportRun(setting)
-
-
-def device_for(spec: JobSpec, device: str | None) -> str:
-    """The device that was asked for; by default CUDA where the spec asks for a GPU, else the CPU.
-
-    Raises SearchProblem `device_unavailable` where it cannot be used.
-    """
-    if spec.resources_per_trial.gpus > 1:
-        raise SearchProblem(
-            "a trial on several GPUs is not supported yet: set resources_per_trial.gpus to 1 or less",
-            code="device_unavailable",
-        )
-    chosen = device or ("cuda" if spec.resources_per_trial.gpus > 0 else "cpu")
-    if chosen.partition(":")[0] not in DEVICES:
-        raise _unavailable(chosen, f"it is none of {', '.join(DEVICES)}")
-    if chosen.startswith("mps") and not torch.backends.mps.is_available():
-        raise _unavailable(chosen, "PyTorch finds none")
-    try:
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise _unavailable(chosen, str(error).splitlines()[0].partition(". ")[0]) from error
-    return chosen
-
-
-def devices_here() -> list[str]:
-    """The devices on which a trial can run in this process."""
-    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    return [*found, "mps"] if torch.backends.mps.is_available() else found
-
-
-def _unavailable(chosen: str, why: str) -> SearchProblem:
-    return SearchProblem(
-        f"the device {chosen!r} cannot be used here: {why}; choose one of {', '.join(devices_here())} "
-        "(in a job: resources_per_trial.gpus, 0 for the CPU)",
-        code="device_unavailable",
-    )

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from search.problems import NonFiniteFigure, SearchProblem, require_finite
+from search.problems import NonFiniteFigure, SearchProblem, ran_out_of_memory, require_finite
 from search.records import TrialKey
 from search.spec import JobSpec
 from workers.assignment import Alive, Assignment, Completed, Failed, Message, Reported, Started
@@ -180,9 +180,7 @@ class _Work:
 
 
 def _code_of(error: Exception) -> str:
-    """`oom` for memory of either kind that ran out: CPython's MemoryError, torch's OutOfMemoryError."""
-    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return "oom" if ran_out else "internal"
+    return "oom" if ran_out_of_memory(error) else "internal"
 
 
 def _require_json(result: dict[str, Any]) -> None:

@@ -53,10 +53,11 @@ def rand_augment(images: Tensor, words: Tensor) -> Tensor:
 
 def _applied(images: Tensor, chosen: Tensor, signs: Tensor) -> Tensor:
     """Each operation on the images that have chosen it."""
-    result = images.clone()
+    result, chosen = images.clone(), chosen.cpu()  # one wait for the device, not one for each operation
     for number, operation in enumerate(OPERATIONS.values()):
         rows = (chosen == number).nonzero().squeeze(1)
         if len(rows):
+            rows = rows.to(images.device)
             result[rows] = operation(images[rows], signs[rows]).clamp(0.0, 1.0)
     return result
 

@@ -40,7 +40,10 @@ def as_unit(images: Tensor) -> Tensor:
     In float32 the last bits of a mean or a warp depend on how many images there are, and one in some
     hundred thousand pixels would round to another value with the batch.
     """
-    return images.to(widest(images.device)) / 255
+    # By a tensor, for CUDA multiplies by the inverse of a plain number, and operations that cut to whole
+    # levels then cut other pixels than on the CPU.
+    wide = images.to(widest(images.device))
+    return wide / torch.full((), 255.0, dtype=wide.dtype, device=wide.device)
 
 
 def as_bytes(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from search.distill import Report
 from search.plan import next_trials, should_stop
 from search.planning.costs import devices_per_trial
 from search.planning.given import GivenProcess
-from search.problems import SearchProblem
+from search.problems import SearchProblem, ran_out_of_memory
 from search.records import (
+    Action,
     CurvePoint,
     Fail,
     Finish,
@@ -63,6 +65,15 @@ class LocalJob:
     on_start: OnStart = lambda proposal: None
     on_end: OnEnd = lambda record: None
 
+    @cached_property
+    def planned(self) -> JobSpec:
+        """The spec as the plan is to see it: here trials run one after the other, each on all the threads."""
+        search = self.spec.search.model_copy(update={"concurrent_trials": 1})
+        resources = self.spec.resources_per_trial
+        if resources.gpus == 0:
+            resources = resources.model_copy(update={"cpus": float(self.threads)})
+        return self.spec.model_copy(update={"search": search, "resources_per_trial": resources})
+
     def run(self, *, until: StageName | None = None) -> dict[str, Any] | None:
         """Execute the plan to its end, or up to the first trial of stage `until`; the report, if there is
         one.
@@ -70,11 +81,12 @@ class LocalJob:
         Raises SearchProblem when the plan fails.
         """
         kept = self._kept_before()
+        if isinstance(self._asked(kept.elapsed_seconds), Fail):
+            # What made it fail may have been mended.
+            self.records = [record for record in self.records if record.state is not TrialState.FAILED]
         started = time.monotonic() - kept.elapsed_seconds
         while True:
-            elapsed = time.monotonic() - started
-            action = next_trials(self.spec, self.records, elapsed_seconds=elapsed, given=self.given)
-            match action:
+            match self._asked(time.monotonic() - started):
                 case Start(proposals):
                     if until is not None and proposals[0].key.stage == until:
                         return None
@@ -88,6 +100,9 @@ class LocalJob:
                     return report
                 case _:
                     raise RuntimeError("the plan waits for a trial, but none is running")
+
+    def _asked(self, elapsed_seconds: float) -> Action:
+        return next_trials(self.planned, self.records, elapsed_seconds=elapsed_seconds, given=self.given)
 
     def trial(self, proposal: Proposal) -> TrialRecord:
         """Run one trial to its end; a failure of it is recorded, not raised."""
@@ -130,10 +145,9 @@ class LocalJob:
             run = self._open(proposal, state)
             written = time.monotonic()
             for report in run.steps():
-                if report is None:
-                    continue
-                self.on_report(proposal.key, report)
-                if report.is_validation:
+                if report is not None:
+                    self.on_report(proposal.key, report)
+                if report is not None and report.is_validation:
                     point = CurvePoint(report.step, report.epoch, report.figures["accuracy"])
                     begun.curve.append(point)
                     record = self._updated(record, begun)
@@ -144,9 +158,8 @@ class LocalJob:
                     self._keep_state(proposal, run, begun)
                     written = time.monotonic()
             outcome = run.outcome()
-        except SearchProblem as problem:
-            error = TrialError(problem.code, problem.message)
-            return self._updated(record, begun, state=TrialState.FAILED, error=error)
+        except (SearchProblem, MemoryError, RuntimeError) as error:
+            return self._updated(record, begun, state=TrialState.FAILED, error=_in_words(error))
         return self._updated(record, begun, state=TrialState.COMPLETED, result=outcome.result)
 
     def _open(self, proposal: Proposal, state: bytes | None) -> TrialRun:
@@ -217,7 +230,7 @@ class LocalJob:
         return None
 
     def _updated(self, record: TrialRecord, begun: _Begun, **changes: Any) -> TrialRecord:
-        seconds = begun.seconds() * devices_per_trial(self.spec)
+        seconds = begun.seconds() * devices_per_trial(self.planned)
         now = {"curve": tuple(begun.curve), "device_seconds": seconds}
         return TrialRecord(**{**record.__dict__, **now, **changes})
 
@@ -231,6 +244,15 @@ class _Begun:
 
     def seconds(self) -> float:
         return time.perf_counter() - self.at
+
+
+def _in_words(error: Exception) -> TrialError:
+    """What a trial failed of. Raises what is neither the user's nor memory's."""
+    if isinstance(error, SearchProblem):
+        return TrialError(error.code, error.message)
+    if ran_out_of_memory(error):
+        return TrialError("oom", f"out of memory: {error}; lower training.batch_size")
+    raise error
 
 
 def _digest(proposal: Proposal) -> str:

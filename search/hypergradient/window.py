@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from search.hypergradient import Approximation, HyperGradient, Step
@@ -89,8 +90,12 @@ def across(direction: Mapping[str, Tensor], updates: Mapping[str, Update]) -> di
         for name, update in updates.items()
         if name in direction and name.startswith("student.") and update.gradient is not None
     }
-    along = sum(float((direction[name] * gradient).sum()) for name, gradient in gradients.items())
-    squared = sum(float(gradient.square().sum()) for gradient in gradients.values())
+    if not gradients:
+        return dict(direction)
+    sums = [(direction[name] * gradient).sum() for name, gradient in gradients.items()]
+    sums += [gradient.square().sum() for gradient in gradients.values()]
+    products = torch.stack(sums).tolist()  # one wait for the device, not two for each parameter
+    along, squared = sum(products[: len(gradients)]), sum(products[len(gradients) :])
     if squared == 0.0:
         return dict(direction)
     share = along / squared

@@ -109,15 +109,15 @@ class Budgeting:
         The search of a given process took place elsewhere. Where nobody says what it took, KD is tuned by as
         many trials as a search may have.
         """
-        trials = self.history.of(StageName.TUNING)
+        trials, searched = (self.history.of(stage) for stage in (StageName.TUNING, StageName.SEARCH))
         if self._given and not self._found_elsewhere and len(trials) < self.spec.budget.trials:
             return False
-        search = self._search_seconds(self.history.of(StageName.SEARCH)) + self._found_elsewhere
+        search = math.fsum(map(self.costs.own_or_predicted, searched)) + self._found_elsewhere
         return math.fsum(self._tuned_seconds(trial) for trial in trials) >= search
 
     def _tuned_seconds(self, trial: TrialRecord) -> float:
         """A completed trial that has no measured cost counts as predicted: the random search must end."""
-        spent = self.costs.spent_or_predicted(trial)
+        spent = self.costs.own_or_predicted(trial)
         if spent == 0 and completed([trial]):
             return self.costs.predicted_run(trial.parameters)
         return spent

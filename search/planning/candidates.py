@@ -68,10 +68,14 @@ class Judged:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean accuracy, from the number of images judged; never zero, as one image might differ."""
-        judged = self.images * len(self.accuracies)
+        """Of the mean accuracy: from the number of images judged, and not below what the replays' own spread
+        says; never zero, as one image might differ."""
+        count = len(self.accuracies)
+        judged = self.images * count
         share = min(max(self.accuracy, 1 / judged), 1 - 1 / judged) if judged > 1 else 0.5
-        return math.sqrt(share * (1 - share) / judged)
+        of_images = math.sqrt(share * (1 - share) / judged)
+        of_seeds = statistics.stdev(self.accuracies) / math.sqrt(count) if count > 1 else 0.0
+        return max(of_images, of_seeds)
 
 
 def earned_pathways(learned: Process, start: Point) -> list[int]:

@@ -121,6 +121,14 @@ class Costs:
         """Wall seconds that a trial took so far."""
         return trial.device_seconds / self.devices
 
+    def own(self, trial: TrialRecord) -> float:
+        """Wall seconds of a trial without those that cached the teacher's outputs for all."""
+        return self.spent(trial) - cache_device_seconds(trial, devices=self.devices) / self.devices
+
+    def own_or_predicted(self, trial: TrialRecord) -> float:
+        """The same at its end: for an unfinished one at least what is predicted."""
+        return self.own(trial) if trial.state.is_final else self.spent_or_predicted(trial)
+
     def spent_or_predicted(self, trial: TrialRecord) -> float:
         """Wall seconds of a trial at its end: spent, or for an unfinished one at least what is predicted."""
         if trial.state.is_final:

@@ -29,7 +29,7 @@ from search.planning.findings import (
 )
 from search.planning.given import FOUND_IN
 from search.planning.history import accuracy, best, completed, failed, free_index
-from search.planning.moment import Moment, fill, proposal, start_or_wait, without_success
+from search.planning.moment import Moment, fill, start_or_wait, without_success
 from search.records import (
     Action,
     Proposal,
@@ -73,7 +73,7 @@ def further_rounds(moment: Moment) -> Action | None:
     if not moment.budgeting().has_room_for_search(run, rounds_ahead=rounds_ahead):
         return None
     key = TrialKey(StageName.SEARCH, WARM_STARTED, moment.spec.search.seed, len(again))
-    return Start((proposal(key, run),))
+    return Start((moment.proposal(key, run),))
 
 
 def replays(moment: Moment) -> Action | None:
@@ -85,7 +85,7 @@ def replays(moment: Moment) -> Action | None:
         found = [given_candidate(moment.given.process)]
     wanted = [(candidate, index) for candidate in found for index in range(spec.search.replay_seeds)]
     missing = [
-        proposal(key, _replay_run(moment, candidate))
+        moment.proposal(key, _replay_run(moment, candidate))
         for candidate, index in wanted
         if history.get(key := _replay_key(moment, candidate, index)) is None
     ]
@@ -134,7 +134,8 @@ def _search_trial(moment: Moment) -> Proposal | None:
         return None
     unfinished = [trial.key.index for trial in searched if not trial.state.is_final]
     key = TrialKey(StageName.SEARCH, ArmName.SEARCHED.value, spec.search.seed, index)
-    return proposal(key, parameters.model_copy(update={"choices": {**choices, UNFINISHED: unfinished}}))
+    noted = {**choices, UNFINISHED: unfinished}
+    return moment.proposal(key, parameters.model_copy(update={"choices": noted}))
 
 
 def _choices(moment: Moment, searched: Sequence[TrialRecord], index: int) -> Choices:
@@ -176,7 +177,7 @@ def _tuning_trial(moment: Moment) -> Proposal | None:
     has_room = not budgeting.tuning_is_even() and budgeting.has_room_for_tuning(parameters)
     if not has_room and not _is_needed(tuned):
         return None
-    return proposal(TrialKey(StageName.TUNING, ArmName.TUNED_KD.value, seed, index), parameters)
+    return moment.proposal(TrialKey(StageName.TUNING, ArmName.TUNED_KD.value, seed, index), parameters)
 
 
 def _is_needed(trials: Sequence[TrialRecord]) -> bool:

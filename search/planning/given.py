@@ -25,8 +25,8 @@ class GivenProcess:
 
     @classmethod
     def of(cls, recipe: Recipe) -> GivenProcess:
-        """A recipe's process, with the device-seconds of the search that its evidence tells of."""
-        return cls(recipe.process, _told(recipe.evidence))
+        """A recipe's process, with the device-seconds of finding it that its evidence tells of."""
+        return cls(recipe.process, _told(recipe.arm, recipe.evidence))
 
 
 def given_replays(history: History) -> list[TrialRecord]:
@@ -40,13 +40,27 @@ def found_elsewhere_seconds(history: History) -> float:
     return float(max(told, default=0.0))
 
 
-def _told(evidence: dict[str, Any]) -> float:
-    """The report of a job has its stages' device-seconds, what `search.find` writes has every trial's."""
-    by_stage = evidence.get("device_seconds")
-    if isinstance(by_stage, dict):
-        return float(by_stage.get(StageName.SEARCH.value, 0.0))
-    trials = evidence.get("trials")
-    if not isinstance(trials, list):
+def _told(arm: str, evidence: dict[str, Any]) -> float:
+    """What a job's report says of its winning arm; of what `search.find` writes, the search trials' sum.
+
+    Evidence is free: what is not there, or is no number, is not known.
+    """
+    for one in _documents(evidence.get("arms")):
+        if one.get("arm") == arm:
+            return _seconds(one.get("search_device_seconds"))
+    searched = f"{StageName.SEARCH.value}-"
+    return math.fsum(
+        _seconds(trial.get("device_seconds"))
+        for trial in _documents(evidence.get("trials"))
+        if str(trial.get("key", "")).startswith(searched)
+    )
+
+
+def _documents(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return 0.0
-    searched = (trial for trial in trials if str(trial["key"]).startswith(f"{StageName.SEARCH.value}-"))
-    return math.fsum(float(trial["device_seconds"]) for trial in searched)
+    return max(0.0, float(value))

@@ -183,13 +183,9 @@ class JobReport:
             return self._search_cost()
         return self._own_costs(StageName.TUNING) if arm in FROM_TUNING else 0.0
 
-    def _spent(self, stage: StageName) -> float:
-        return math.fsum(trial.device_seconds for trial in self._history.of(stage))
-
     def _tuning_shortfall(self) -> Shortfall | None:
         """Where tuning had less compute than the search, by more than one run."""
-        tuning, search = self._spent(StageName.TUNING), self._spent(StageName.SEARCH)
-        search += found_elsewhere_seconds(self._history)
+        tuning, search = self._own_costs(StageName.TUNING), self._search_cost()
         runs = self._history.of(StageName.TUNING)
         longest = max((trial.device_seconds for trial in runs), default=0.0)
         return Shortfall(tuning, search) if tuning + longest < search else None

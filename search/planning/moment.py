@@ -45,6 +45,11 @@ class Moment:
         """The moment after a proposal was made."""
         return replace(self, history=self.history.with_proposed(proposal))
 
+    def proposal(self, key: TrialKey, run: RunParameters) -> Proposal:
+        """A training run as a proposal: its parameters as JSON. It is to see the data that preflight saw."""
+        data = self.history.preflight().data_sha256
+        return Proposal(key, run.model_copy(update={"data_sha256": data}).model_dump(mode="json"))
+
     def budgeting(self) -> Budgeting:
         """The budget at this moment. Preflight must have completed."""
         preflight = self.history.preflight()
@@ -55,11 +60,6 @@ class Moment:
             elapsed_seconds=self.elapsed_seconds,
             given=self.given,
         )
-
-
-def proposal(key: TrialKey, parameters: RunParameters) -> Proposal:
-    """A training run as a proposal: parameters as JSON."""
-    return Proposal(key, parameters.model_dump(mode="json"))
 
 
 def only_trial(moment: Moment, key: TrialKey, parameters: Callable[[], dict[str, Any]]) -> Action | None:

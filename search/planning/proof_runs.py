@@ -51,8 +51,9 @@ class ProofRuns:
             raise ValueError("no tuning trial has completed yet")
         self.tuned_process = Process.model_validate(tuned.parameters["process"])
         self._spec = spec
+        self._data_sha256 = history.preflight().data_sha256
         self._costs = Costs(spec, history.preflight(), history)
-        self._search_seconds = math.fsum(map(self._costs.spent, history.of(StageName.SEARCH)))
+        self._search_seconds = math.fsum(map(self._costs.own, history.of(StageName.SEARCH)))
         self._search_seconds += found_elsewhere_seconds(history) / self._costs.devices
 
     def proposals(self) -> Iterator[Proposal]:
@@ -64,7 +65,8 @@ class ProofRuns:
     def parameters(self, arm: ArmName, seed: int) -> RunParameters:
         """What an arm trains with a seed."""
         epochs = self.longer_epochs() if arm is ArmName.LONGER_KD else self._spec.proof_epochs
-        return proof_run(self._process(arm, seed), epochs=epochs)
+        run = proof_run(self._process(arm, seed), epochs=epochs)
+        return run.model_copy(update={"data_sha256": self._data_sha256})
 
     def longer_epochs(self) -> int:
         """Epochs of tuned KD for the searched arm's whole compute: the search and one training with it."""

@@ -15,7 +15,7 @@ from search.models import TappedModel
 from search.problems import SearchProblem
 from search.recipe import Provenance, Recipe, Task, TaskModel
 from search.records import ExportParameters, ExportResult
-from search.stages.material import build, dataset_of, teacher_of
+from search.stages.material import build, dataset_of, require_data, teacher_of
 from search.trial import Outcome, TrialSetting
 
 VERSIONED = ("limbeck", "torch", "torchvision", "timm", "numpy", "optuna")
@@ -28,6 +28,7 @@ class ExportRun:
         self.setting = setting
         self.parameters = ExportParameters.model_validate(setting.parameters)
         self.dataset = dataset_of(setting)
+        require_data(self.dataset, self.parameters.run.data_sha256)
 
     def steps(self) -> Iterator[Report | None]:
         return iter(())
@@ -44,7 +45,8 @@ class ExportRun:
         student = build(
             self.setting.spec, self.dataset, self.setting.spec.student.name, seed=0, weights=student_file
         )
-        found = evaluate(student, self.dataset.splits["test"], device=self.setting.device)
+        device = self.setting.device
+        found = evaluate(student.to(device), self.dataset.splits["test"], device=device)
         recipe = write_recipe(self.setting, self.parameters, proof_seeds=self.setting.spec.proof.seeds)
         recipe_file = places.trial_directory / "recipe.json"
         recipe_file.write_text(recipe.to_json())

@@ -24,6 +24,16 @@ def dataset_of(setting: TrialSetting) -> Dataset:
     return found
 
 
+def require_data(dataset: Dataset, sha256: str | None) -> None:
+    """Raise SearchProblem unless this is the data that the job began with (None: nobody has said which)."""
+    if sha256 not in (None, dataset.content_sha256):
+        raise SearchProblem(
+            f"the data set {dataset.name} is not the one that the job began with: its images or labels have "
+            "changed, or differ between nodes; put them back, or begin a new job",
+            code="data_differs",
+        )
+
+
 def training_images(setting: TrialSetting, *, splits: str) -> ImageSet:
     """What a run on these splits trains on; put together once for all runs of this process."""
     return _training_images(_data_key(setting.spec.data, setting.places), splits)

@@ -51,7 +51,8 @@ class PreflightRun:
     def _teacher(self) -> TappedModel:
         if self.is_teacher_ready:
             return teacher_of(self.setting).model
-        return build(self.setting.spec, self.dataset, self.setting.spec.teacher.model, seed=0)
+        teacher = build(self.setting.spec, self.dataset, self.setting.spec.teacher.model, seed=0)
+        return teacher.to(self.setting.device)
 
     def _student(self) -> TappedModel:
         return build(self.setting.spec, self.dataset, self.setting.spec.student.name, seed=0)

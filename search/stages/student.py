@@ -12,10 +12,18 @@ from search.data import ImageSet
 from search.distill import Distillation, Material, Report
 from search.evaluate import evaluate
 from search.models import TappedModel, export_student, weights_sha256
+from search.problems import require_finite
 from search.randomness import mix
 from search.records import RunParameters, RunResult
 from search.stages.kept_outputs import kept_outputs
-from search.stages.material import build, dataset_of, teacher_logits, teacher_of, training_images
+from search.stages.material import (
+    build,
+    dataset_of,
+    require_data,
+    teacher_logits,
+    teacher_of,
+    training_images,
+)
 from search.trial import Outcome, Purpose, TrialSetting
 
 
@@ -30,6 +38,7 @@ class StudentRun:
         self.setting = setting
         self.parameters = RunParameters.model_validate(setting.parameters)
         self.dataset = dataset_of(setting)
+        require_data(self.dataset, self.parameters.data_sha256)
         self.is_proof = self.parameters.splits == "proof"
         self.judged = self.dataset.splits["test" if self.is_proof else "validation"]
         self.run = self._open()
@@ -102,6 +111,7 @@ class StudentRun:
             teacher_logits=self._teacher_logits(),
             limit=self.setting.evaluation_limit,
         )
+        require_finite({"the loss on the judged images": found.loss}, step=self.run.step)
         result = RunResult(
             accuracy=found.accuracy,
             agreement=found.agreement,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.checkpoint import to_bytes
+from search.devices import device_name
 from search.distill import Distillation, Material, Report
 from search.models import TappedModel, Weights, export_student, weights_sha256
 from search.problems import SearchProblem
@@ -21,6 +22,8 @@ from search.records import RunParameters, TeacherResult
 from search.spec import Training
 from search.stages.material import accuracy_on, build, dataset_of
 from search.trial import Outcome, Purpose, TrialSetting
+
+VERSIONED = ("limbeck", "torch", "torchvision", "timm", "kornia")
 
 
 class TeacherRun:
@@ -68,11 +71,12 @@ class TeacherRun:
                 exclude={"report_every_steps", "validate_every_epochs"}
             ),
             "splits": spec.data.splits.model_dump(),
+            "split_sizes": self.dataset.split_sizes,
             "input_size": spec.data.input_size,
             "data": self.dataset.content_sha256,
-            "versions": [version("torch"), version("timm")],
+            "versions": [version(name) for name in VERSIONED],
             "threads": setting.threads,
-            "device": setting.device,
+            "device": device_name(setting.device),
             "max_steps": setting.max_steps,
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -110,9 +114,12 @@ class TeacherRun:
         export_student(model, file, {"limbeck.role": "teacher"})
         if self.run is not None and self.cached is not None:
             _keep(file, self.cached)
-        accuracy = accuracy_on(model, self.dataset.splits["validation"], self.setting.device)
+        device = self.setting.device
         result = TeacherResult(
-            accuracy=accuracy, weights_sha256=weights_sha256(model), cached=self.was_cached
+            accuracy=accuracy_on(model.to(device), self.dataset.splits["validation"], device),
+            weights_sha256=weights_sha256(model),
+            cached=self.was_cached,
+            data_sha256=self.dataset.content_sha256,
         )
         return Outcome(result.model_dump(mode="json"), {"teacher.safetensors": file})
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from search.devices import device_name
 from search.models import weights_sha256
 from search.teacher_cache.files import LOGITS, CacheKey, OutputFiles, map_name
 from search.teacher_cache.teacher_pass import (
@@ -33,7 +34,7 @@ from search.teacher_cache.teacher_pass import (
 MAP_BYTES = 8 * 1024**3
 """So much the maps of one set of images may take on disk, over all views. A run reads one view at a time, so
 that an eighth of it (by default) is what memory should hold."""
-VERSIONED = ("limbeck", "torch", "torchvision", "timm")
+VERSIONED = ("limbeck", "torch", "torchvision", "timm", "kornia")
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -200,6 +201,7 @@ def _resident(rows: Tensor, device: torch.device) -> Tensor:
 def _key_of(teacher_pass: TeacherPass) -> CacheKey:
     device = teacher_pass.device
     return CacheKey(
+        teacher=teacher_pass.teacher.name,
         teacher_sha256=weights_sha256(teacher_pass.teacher),
         preprocessing=str(teacher_pass.teacher.preprocessing),
         images_sha256=images_sha256(teacher_pass.images.images),
@@ -208,7 +210,7 @@ def _key_of(teacher_pass: TeacherPass) -> CacheKey:
         dtype=str(teacher_pass.dtype),
         precision=teacher_pass.precision,
         channels_last=teacher_pass.channels_last,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device_name(device),
         threads=torch.get_num_threads() if device.type == "cpu" else 0,
         batch_size=teacher_pass.batch_size,
         versions=tuple(version(name) for name in VERSIONED),

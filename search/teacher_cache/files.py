@@ -37,6 +37,7 @@ class CacheKey:
     Batches are formed in the images' own order, so that the batch of a training step has no say.
     """
 
+    teacher: str
     teacher_sha256: str
     preprocessing: str
     images_sha256: str

@@ -19,7 +19,7 @@ from search.randomness import Seeded, mix
 from search.records import Learning
 from search.training.batches import Batch, Batches, Teaching
 from search.training.losses import DistillationLosses
-from search.training.precision import forward_taps
+from search.training.precision import forward_taps, whole_float32
 
 FLOAT16_SCALE = 1024.0
 """Of the meta loss in float16, whose small gradients would else be rounded to zero."""
@@ -93,16 +93,26 @@ class ProcessLearning:
 
     def _update(self, step: int) -> None:
         window, self._window = self._window, []
+        meta_gradient = self._meta_gradient(step)
+        if self._overflowed(meta_gradient):
+            return
         taken = [Taken(self._step(kept), kept.updates) for kept in window]
-        found = reversed_window(
-            taken,
-            self._meta_gradient(step),
-            self.hypergradient,
-            at_constant_length=self.learn.at_constant_length,
-        )
+        with whole_float32():
+            found = reversed_window(
+                taken,
+                meta_gradient,
+                self.hypergradient,
+                at_constant_length=self.learn.at_constant_length,
+            )
         # A pathway that was left out of some of the steps has only a part of its gradient: it waits.
         active = sorted(set.intersection(*(set(kept.active) for kept in window)))
         self.process.update(found, active=active)
+
+    def _overflowed(self, meta_gradient: Mapping[str, Tensor]) -> bool:
+        """Whether float16 could not hold the meta gradient: the update is left out, as a step would be."""
+        if self.batches.training.precision != "float16":
+            return False
+        return not all(bool(value.isfinite().all()) for value in meta_gradient.values())
 
     def _step(self, kept: _Kept) -> Step:
         parts = self._batch(kept).parts(self.batches.training.accumulate_parts)

@@ -87,9 +87,18 @@ def test_epochs_until_plain_kds_accuracy_are_interpolated() -> None:
 
 
 def test_the_verdict_names_where_longer_kd_wins() -> None:
-    sentences = " ".join(verdict(SHORT, LONG))
-    assert "longer KD is 2.5 points ahead" in sentences
+    four = replace(
+        SHORT, arms={**SHORT.arms, "searched": runs(*[0.57, 0.571] * 2), "longer_kd_replay": runs(*[0.6] * 4)}
+    )
+    sentences = " ".join(verdict(four, LONG))
+    assert "one replay: longer KD is ahead, -2.9 percentage points" in sentences
     assert "+3.0 percentage points" in sentences
+
+
+def test_the_verdict_does_not_name_a_winner_that_chance_might_have_made() -> None:
+    assert "they cannot be told apart, -2.5 percentage points" in verdict(SHORT, LONG)[1]
+    alone = replace(SHORT, arms={**SHORT.arms, "longer_kd_replay": runs(0.60)})
+    assert "longer KD is ahead by 3.0 points in one seed" in verdict(alone, LONG)[1]
 
 
 class TestPlan:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from search.devices import device_for, devices_here
 from search.problems import SearchProblem
 from search.spec import JobSpec
-from search.trial import device_for, devices_here
 
 SPEC = JobSpec.model_validate({"teachers": [{"model": "a"}], "student": {"model": "b"}})
 GPU = JobSpec.model_validate(

@@ -156,8 +156,10 @@ class TestRoom:
 
 
 def test_keys_differ_in_every_part() -> None:
-    key = CacheKey("t", "p", "i", "shift", 0, "float32", "float32", False, "cpu", 1, 256, ("1",))
-    changes = [{name: "other"} for name in ("teacher_sha256", "preprocessing", "images_sha256", "policy")]
+    key = CacheKey("m", "t", "p", "i", "shift", 0, "float32", "float32", False, "cpu", 1, 256, ("1",))
+    changes = [
+        {name: "other"} for name in ("teacher", "teacher_sha256", "preprocessing", "images_sha256", "policy")
+    ]
     changes += [{name: "other"} for name in ("dtype", "precision", "device", "channels_last")]
     others = [CacheKey(**{**key.__dict__, **change}) for change in changes]
     others += [CacheKey(**{**key.__dict__, name: 7}) for name in ("seed", "threads", "batch_size")]

@@ -123,13 +123,14 @@ def test_broken_records_are_named(proved: Proved, tmp_path: Path) -> None:
 
 def test_a_recipe_is_proved_without_a_search(proved: Proved, tmp_path: Path) -> None:
     recipe = json.loads((proved.out / "recipe.json").read_text())
-    recipe["process"] = proved.report["process"]
+    recipe |= {"arm": "searched", "process": proved.report["process"]}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     arms = ["student_alone", "tuned_kd", "uniform", "searched"]
     listed = f"--arms={','.join(arms).replace('tuned_kd', 'tuned-kd')}"
     given = prove(tmp_path / "out", f"--recipe={tmp_path / 'recipe.json'}", listed)
     assert given.report["trials"]["search"] == 0
-    found_in = recipe["evidence"]["device_seconds"]["search"]
+    costs = {arm["arm"]: arm["search_device_seconds"] for arm in proved.report["arms"]}
+    found_in = costs["searched"]
     assert given.report["device_seconds"]["tuning"] >= found_in > 0
     assert [arm["arm"] for arm in given.report["arms"]] == arms
     searched = next(arm for arm in given.report["arms"] if arm["arm"] == "searched")

@@ -50,7 +50,16 @@ def recipe_with(evidence: dict[str, Any]) -> Recipe:
 @pytest.mark.parametrize(
     ("evidence", "expected"),
     [
-        ({"device_seconds": {"teacher": 9.0, "search": 34.5, "total": 80.0}}, 34.5),
+        (
+            {
+                "device_seconds": {"search": 2.0},
+                "arms": [
+                    {"arm": "tuned_kd", "search_device_seconds": 30.0},
+                    {"arm": "searched", "search_device_seconds": 34.5},
+                ],
+            },
+            34.5,
+        ),
         (
             {
                 "trials": [
@@ -62,6 +71,8 @@ def recipe_with(evidence: dict[str, Any]) -> Recipe:
             25.5,
         ),
         ({}, 0.0),
+        ({"arms": [{"arm": "searched", "search_device_seconds": None}]}, 0.0),
+        ({"arms": "none", "trials": [3, {"device_seconds": 4.0}]}, 0.0),
     ],
 )
 def test_the_cost_of_the_search_is_read_from_the_evidence(evidence: dict[str, Any], expected: float) -> None:
