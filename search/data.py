@@ -69,7 +69,7 @@ class Dataset:
 
 def as_float(images: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Images uint8 in 0..255 as floating point in [0, 1], the same to the bit on every device."""
-    # By a tensor: CUDA multiplies by the inverse of a plain number, which is another one for every second byte.
+    # By a tensor: CUDA multiplies by the inverse of a plain number, and half of the bytes become others.
     return images.to(dtype) / torch.full((), 255.0, dtype=dtype, device=images.device)
 
 

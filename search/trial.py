@@ -1,6 +1,6 @@
 """A trial: one unit of a job, opened from JSON, run step by step, resumable between any two steps.
 
-`open_trial` is the door that workers and `search.find` use. What each stage does is in `search.stages`.
+`open_trial` is the door that workers and local jobs use. What each stage does is in `search.stages`.
 """
 
 from __future__ import annotations

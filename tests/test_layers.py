@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "search": ("search",),
     "service.store": ("service.store", "search.spec", "service.settings"),
     "service.settings": ("service.settings", "search.spec"),
-    "service": ("service", "search.spec", "search.recipe", "search.fingerprint", "search.catalogue_checks"),
+    "service": ("service", "search.spec", "search.recipe", "search.catalogue_checks"),
     "migrations": ("migrations", "search.spec", "service.settings", "service.store"),
     "workers": ("workers", "search", "service.store", "service.files", "service.settings", "service.logs"),
     "service.logs": (),

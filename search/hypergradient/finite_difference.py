@@ -1,7 +1,7 @@
 """Central differences along u, as DARTS and DistPro have them: two forward passes and no backward pass.
 
 The radius of the two points is 0.01 in weight space. Always in float32: rounding in bfloat16 makes the
-difference wrong by 10% to 350% (docs/hypergradients.md).
+difference wrong by a tenth of itself up to many times itself (docs/hypergradients.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models by name, with stage taps. The only caller of timm."""
+"""Models by name, with stage taps. Nobody else builds timm's models."""
 
 from __future__ import annotations
 

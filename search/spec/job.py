@@ -56,5 +56,5 @@ class JobSpec(SpecModel):
 
     @property
     def proof_epochs(self) -> int:
-        """Epochs of every proof run."""
+        """Epochs of every proof run but longer KD's."""
         return self.proof.epochs or self.budget.epochs_per_trial

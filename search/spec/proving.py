@@ -25,7 +25,7 @@ REQUIRED_ARMS: tuple[Arm, ...] = ("student_alone", "tuned_kd", "searched")
 
 
 class Proof(SpecModel):
-    """Every arm retrains from scratch, for the same epochs, with the same seeds."""
+    """Every arm retrains from scratch with the same seeds, and all but longer KD for the same epochs."""
 
     epochs: PositiveInt | None = Field(default=None, description="By default budget.epochs_per_trial.")
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=2, max_length=100)] = (

@@ -116,7 +116,7 @@ class ProcessSettings(SpecModel):
         default=10, description="At every so many updates of the process skipped pathways are computed too."
     )
     meta_batch_size: PositiveInt | None = Field(
-        default=None, description="By default the training batch size."
+        default=None, description="By default the training batch size, or all meta images if they are fewer."
     )
     record_points: Annotated[int, Field(ge=2, le=4096)] = Field(
         default=33, description="Points at which the process is recorded over the training."
@@ -150,8 +150,8 @@ class Search(SpecModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rounds: Annotated[int, Field(ge=1, le=10)] = Field(
         default=1,
-        description="Above 1: the best trial's process is learned so many times in all, each time from where "
-        "the best so far ended.",
+        description="Above 1: the best trial's process is learned so many times in all, each time from the "
+        "mean of the best so far over its last third.",
     )
     replay_seeds: Annotated[int, Field(ge=1, le=10)] = Field(
         default=1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +59,13 @@ def forward_taps(
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Inside, float32 convolutions on CUDA keep all bits: cuDNN's default, TF32, drops thirteen of them, which a
-    small sum of large terms, or a difference of two losses, cannot spare. Nothing changes on the CPU.
+    """Inside, float32 convolutions on CUDA keep all bits. The CPU always keeps them.
+
+    cuDNN's default, TF32, drops thirteen of them, which a small sum of large terms, or a difference of two
+    losses, cannot spare.
     """
-    convolutions = torch.backends.cudnn.conv
+    cudnn: Any = torch.backends.cudnn
+    convolutions = cudnn.conv
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "ieee"
     try:
