@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -146,16 +146,15 @@ class Benchmark:
         self.say(f"{part:>6}: searched is {chosen.arm}, {len(chosen.process.pathways)} pathways")
         proof.compare()
         cost = self._replay_cost(part, job, proof)
-        proof.longer(proof.longer_epochs(cost))
-        return self._figures(proof, schedule, cost, seeds[: form.orientation_seeds])
-
-    def _figures(
-        self, proof: ProofOfSchedule, schedule: Schedule, cost: float, orientation: Sequence[int]
-    ) -> Figures:
-        plain, searched = (
-            proof.curve(arm, [round(share * schedule.epochs) for share in shares], orientation)
+        curves = {
+            arm: [round(share * schedule.epochs) for share in shares]
             for arm, shares in ((Arm.PLAIN_KD, schedule.curve), (Arm.SEARCHED, schedule.searched_curve))
-        )
+        }
+        proof.beyond(proof.longer_epochs(cost), curves)
+        return self._figures(proof, cost, curves)
+
+    def _figures(self, proof: ProofOfSchedule, cost: float, curves: Mapping[Arm, Sequence[int]]) -> Figures:
+        plain, searched = (proof.curve(arm, epochs) for arm, epochs in curves.items())
         for arm, curve in (("plain KD", plain), ("searched", searched)):
             figures = ", ".join(f"{count}: {_percent(runs.values())}" for count, runs in curve.items())
             self.say(f"{arm} by epochs: {figures}")

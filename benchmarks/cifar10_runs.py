@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
@@ -76,19 +76,24 @@ class ProofOfSchedule:
         wanted += [(Arm.STUDENT_ALONE, seed) for seed in self.seeds.orientation]
         self.job.run(self._proposal(arm, seed, self.epochs) for arm, seed in wanted)
 
-    def longer(self, epochs: dict[Arm, int]) -> None:
-        """Tuned KD for as many epochs as each kind of longer KD has."""
-        self.job.run(
-            self._proposal(arm, seed, count) for arm, count in epochs.items() for seed in self.seeds.longer
-        )
+    def beyond(self, longer: Mapping[Arm, int], curves: Mapping[Arm, Sequence[int]]) -> None:
+        """Tuned KD for as many epochs as each kind of longer KD has; and arms for other numbers of epochs,
+        each run with its whole learning-rate schedule. In one batch, so that no process waits for another."""
+        wanted = [
+            self._proposal(arm, seed, count) for arm, count in longer.items() for seed in self.seeds.longer
+        ]
+        wanted += [
+            self._proposal(arm, seed, count, name=_at(arm, count))
+            for arm, counts in curves.items()
+            for count in counts
+            if count != self.epochs
+            for seed in self.seeds.orientation
+        ]
+        self.job.run(wanted)
 
-    def curve(self, arm: Arm, epochs: Iterable[int], seeds: Sequence[int]) -> dict[int, Accuracies]:
-        """An arm trained for other numbers of epochs, each run with its whole learning-rate schedule."""
-        counts = [count for count in epochs if count != self.epochs]
-        self.job.run(
-            self._proposal(arm, seed, count, name=_at(arm, count)) for count in counts for seed in seeds
-        )
-        found = {count: self.accuracies(_at(arm, count)) for count in counts}
+    def curve(self, arm: Arm, epochs: Iterable[int]) -> dict[int, Accuracies]:
+        """What an arm reached in these numbers of epochs and in its own."""
+        found = {count: self.accuracies(_at(arm, count)) for count in epochs if count != self.epochs}
         return dict(sorted({**found, self.epochs: self.accuracies(arm)}.items()))
 
     def accuracies(self, arm: str) -> Accuracies:

@@ -129,3 +129,9 @@ def test_small_images_go_through_a_cpu_in_small_batches() -> None:
     assert batch_size_for("cpu", size=64) == 16
     assert batch_size_for("cpu", size=224) == 8
     assert batch_size_for("cuda", size=32) == 512
+
+
+def test_a_model_elsewhere_than_its_images_is_named(images: ImageSet) -> None:
+    far = nn.Linear(4, 2).to("meta")
+    with pytest.raises(ValueError, match="the model is on meta, the images are to be on cpu"):
+        predict(far, images.images)

@@ -12,10 +12,13 @@ import torch
 from search.commands.job_file import JobFile
 from search.commands.local_job import LocalJob
 from search.distill import Report
+from search.models import export_student
+from search.plan import teacher_proposal
 from search.problems import SearchProblem
-from search.records import StageName, TrialKey, TrialRecord
+from search.records import StageName, TrialKey, TrialRecord, TrialState
 from search.registry import load_everything
 from search.spec import JobSpec
+from tests.search.training.runs import model
 
 SPEC = {
     "teachers": [{"model": "test_resnet", "weights": "untrained"}],
@@ -32,8 +35,13 @@ class StoppedError(Exception):
     """The end of the process, as far as the job can tell."""
 
 
-def job_in(directory: Path, on_report: Callable[[TrialKey, Report], None] | None = None) -> LocalJob:
-    job = LocalJob(JobSpec.model_validate(SPEC), directory, is_kept=True, state_every_seconds=0.0, threads=1)
+def job_in(
+    directory: Path,
+    on_report: Callable[[TrialKey, Report], None] | None = None,
+    **changes: Any,
+) -> LocalJob:
+    spec = JobSpec.model_validate({**SPEC, **changes})
+    job = LocalJob(spec, directory, is_kept=True, state_every_seconds=0.0, threads=1)
     if on_report is not None:
         job.on_report = on_report
     return job
@@ -80,6 +88,68 @@ def test_a_stopped_trial_goes_on_to_the_same_bits(
         assert one.curve == other.curve
         assert one.device_seconds > 0
     assert not list(tmp_path.glob("trials/*/state.pt"))
+
+
+def test_a_stopped_second_search_trial_goes_on_as_the_one_that_was_proposed(tmp_path: Path) -> None:
+    changes = {"budget": {"trials": 2, "epochs_per_trial": 2}, "search": {"concurrent_trials": 2}}
+
+    def stop(key: TrialKey, report: Report) -> None:
+        if (key.stage, key.index, report.step) == (StageName.SEARCH, 1, 3):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        job_in(tmp_path, stop, **changes).run(until=StageName.TUNING)
+    steps: list[int] = []
+
+    def watch(key: TrialKey, report: Report) -> None:
+        if (key.arm, key.index) == ("searched", 1):
+            steps.append(report.step)
+
+    job_in(tmp_path, watch, **changes).run(until=StageName.TUNING)
+    assert steps[0] == 3
+
+
+def test_what_failed_is_tried_again_once_it_has_been_mended(tmp_path: Path) -> None:
+    weights = tmp_path / "teacher.safetensors"
+    teachers = [{"model": "test_resnet", "weights": str(weights)}]
+    with pytest.raises(SearchProblem, match="no weights file"):
+        job_in(tmp_path, teachers=teachers).run()
+    export_student(model("test_resnet", seed=1), weights, {})
+    again = job_in(tmp_path, teachers=teachers)
+    assert again.run(until=StageName.SEARCH) is None
+    assert [record.state for record in again.records] == [TrialState.COMPLETED] * 2
+
+
+def test_memory_that_ran_out_fails_the_trial_and_not_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("search.commands.local_job.open_trial", no_room)
+    job = job_in(tmp_path)
+    record = job.trial(teacher_proposal(job.spec))
+    assert record.state is TrialState.FAILED
+    assert record.error is not None
+    assert record.error.code == "oom"
+    assert "lower training.batch_size" in record.error.message
+
+
+def test_an_error_of_ours_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("search.commands.local_job.open_trial", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        job_in(tmp_path).run()
+
+
+def test_the_plan_sees_trials_one_by_one_on_all_threads(tmp_path: Path) -> None:
+    job = job_in(tmp_path, search={"concurrent_trials": 4}, resources_per_trial={"cpus": 2.0})
+    job.threads = 3
+    assert job.planned.search.concurrent_trials == 1
+    assert job.planned.resources_per_trial.cpus == 3.0
+    assert job.spec.resources_per_trial.cpus == 2.0
 
 
 def test_the_file_is_whole_after_every_trial(uninterrupted: LocalJob) -> None:

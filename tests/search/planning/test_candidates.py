@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given, settings
@@ -157,10 +157,14 @@ class TestChoice:
 
     def test_the_standard_error_is_the_binomials_and_never_zero(self) -> None:
         assert judged("constant", 1, 0.6, 96).standard_error == pytest.approx(math.sqrt(0.24 / 96))
-        two = judged("constant", 1, (0.5, 0.7), 96)
-        assert two.accuracy == fmean((0.5, 0.7))
+        two = judged("constant", 1, (0.6, 0.6), 96)
         assert two.standard_error == pytest.approx(math.sqrt(0.24 / 192))
         assert judged("constant", 1, 1.0, 200).standard_error > 0
+
+    def test_replays_that_differ_by_more_than_images_explain_say_how_sure_the_mean_is(self) -> None:
+        apart = judged("constant", 1, (0.5, 0.7), 10_000)
+        assert apart.accuracy == fmean((0.5, 0.7))
+        assert apart.standard_error == pytest.approx(stdev((0.5, 0.7)) / math.sqrt(2))
 
     def test_without_replays_there_is_no_choice(self) -> None:
         with pytest.raises(ValueError, match="empty"):

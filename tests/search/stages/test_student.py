@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 
 from search.checkpoint import from_bytes
 from search.data import ImageSet
+from search.evaluate import Evaluation
 from search.plan import teacher_proposal
 from search.planning.arms import plain_kd
+from search.problems import NonFiniteFigure, SearchProblem
 from search.recipe import Pathway, Process
 from search.records import Learning, RunParameters, StageName, TrialKey
 from search.registry import load_everything
@@ -203,3 +206,18 @@ def test_a_stage_that_does_not_fit_is_computed_live(
     whole = ended(run)
     assert passes == []  # every step needs a stage that is not kept
     assert_equal(ended(opened(places, REPLAY)), whole)
+
+
+def test_a_run_on_other_data_than_preflights_is_refused(places: Places) -> None:
+    other = SEARCH.model_copy(update={"data_sha256": "0" * 64})
+    with pytest.raises(SearchProblem, match="not the one that the job began with") as caught:
+        open_trial(spec_of(), KEY, other.model_dump(mode="json"), places)
+    assert caught.value.code == "data_differs"
+
+
+def test_a_figure_that_is_not_finite_fails_the_trial(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_trial(spec_of(), KEY, REPLAY.model_dump(mode="json"), places)
+    broken = Evaluation(0.1, math.nan, None, 0.0, 16)
+    monkeypatch.setattr("search.stages.student.evaluate", lambda *_, **__: broken)
+    with pytest.raises(NonFiniteFigure, match="the loss on the judged images became nan"):
+        run.outcome()

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from search.models import TappedModel
+from search.problems import NonFiniteFigure
 from search.randomness import Seeded
 from search.recipe import constant
 from search.records import Learning
@@ -145,6 +146,25 @@ class TestPrecision:
         run.scaling.load_state_dict({**run.scaling.state_dict(), "scale": 1024.0})
         next(run.steps())
         assert any(not torch.equal(v, before[n]) for n, v in run.student.named_parameters())
+
+
+@pytest.mark.parametrize(("precision", "is_left_out"), [("float16", True), ("bfloat16", False)])
+def test_a_meta_gradient_that_overflows_float16_leaves_the_update_out(
+    precision: str, is_left_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(training(precision=precision), learn=Learning(learning_rate=0.05))
+    assert run.learning is not None
+    found = run.learning._meta_gradient(0)
+    infinite = {name: torch.full_like(value, torch.inf) for name, value in found.items()}
+    monkeypatch.setattr(run.learning, "_meta_gradient", lambda step: infinite)
+    assert run.learned is not None
+    before = run.learned.at(0.0)
+    if is_left_out:
+        next(run.steps())
+        assert torch.equal(run.learned.at(0.0).pathway_weights, before.pathway_weights)
+    else:
+        with pytest.raises(NonFiniteFigure):
+            next(run.steps())
 
 
 def test_channels_last_lays_out_weights_and_images_and_computes_the_same() -> None:
