@@ -30,6 +30,7 @@ from search.planning.job_report import report_of
 from search.planning.moment import Moment, error_of, only_trial, start_or_wait
 from search.planning.proof_runs import ProofRuns, proof_key
 from search.planning.pruning import should_stop
+from search.planning.tuning import tuning
 from search.recipe import Process
 from search.records import (
     Action,
@@ -191,7 +192,7 @@ _STAGES: tuple[Callable[[Moment], Action | None], ...] = (
     exploration.search,
     exploration.further_rounds,
     exploration.replays,
-    exploration.tuning,
+    tuning,
     _proof,
     _export,
 )

@@ -103,8 +103,9 @@ class Budgeting:
             + wall_seconds(proof, at_once=self._at_once),
         )
 
-    def tuning_is_even(self) -> bool:
-        """Whether tuning, with what its running trials will take, has reached the search's compute.
+    def tuning_is_even(self, *, reserved_runs: int = 0) -> bool:
+        """Whether tuning, with what its running trials and so many more will take, has reached the search's
+        compute.
 
         The search of a given process took place elsewhere. Where nobody says what it took, KD is tuned by as
         many trials as a search may have.
@@ -113,7 +114,10 @@ class Budgeting:
         if self._given and not self._found_elsewhere and len(trials) < self.spec.budget.trials:
             return False
         search = math.fsum(map(self.costs.own_or_predicted, searched)) + self._found_elsewhere
-        return math.fsum(self._tuned_seconds(trial) for trial in trials) >= search
+        reserved = reserved_runs * self.costs.predicted(
+            RunKind.KD, splits="search", epochs=self.spec.budget.epochs_per_trial
+        )
+        return math.fsum(self._tuned_seconds(trial) for trial in trials) + reserved >= search
 
     def _tuned_seconds(self, trial: TrialRecord) -> float:
         """A completed trial that has no measured cost counts as predicted: the random search must end."""

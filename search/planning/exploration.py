@@ -1,4 +1,4 @@
-"""The stages search and tuning: which process, and which temperature and weight of KD, to try next.
+"""The stage search: which process to try next, from which to go on, which edits of the best to replay.
 
 Imports no torch.
 """
@@ -14,8 +14,6 @@ from search.planning.arms import (
     replay_run,
     search_run,
     that_distil,
-    tuning_dimensions,
-    tuning_run,
     warm_started,
 )
 from search.planning.candidates import Candidate
@@ -28,8 +26,8 @@ from search.planning.findings import (
     replay_trials,
 )
 from search.planning.given import FOUND_IN
-from search.planning.history import accuracy, best, completed, failed, free_index
-from search.planning.moment import Moment, fill, start_or_wait, without_success
+from search.planning.history import accuracy, best, completed, free_index
+from search.planning.moment import Moment, fill, is_needed, start_or_wait, without_success
 from search.records import (
     Action,
     Proposal,
@@ -41,9 +39,7 @@ from search.records import (
     Wait,
 )
 from search.registry import Kind, get
-from search.strategies.random import random_search
 
-TOLERATED_TUNING_FAILURES = 3
 UNFINISHED = "unfinished"
 """Under this name a trial's choices keep which earlier trials were unfinished when it was proposed: with the
 records of the others a proposal can be made again."""
@@ -105,14 +101,6 @@ def _replay_key(moment: Moment, candidate: Candidate, index: int) -> TrialKey:
     return TrialKey(StageName.SEARCH, candidate.arm, seed, index)
 
 
-def tuning(moment: Moment) -> Action | None:
-    """Random search of KD's temperature and weight, at the compute that the search took."""
-    has_proof = bool(moment.history.of(StageName.PROOF))
-    proposals = [] if has_proof else fill(moment, _tuning_trial)
-    tuned = moment.history.of(StageName.TUNING)
-    return start_or_wait(proposals, tuned) or without_success(tuned, "tuning of KD")
-
-
 def _is_closed(moment: Moment) -> bool:
     """Once the search has ended it does not open again, whatever the budget looks like by then."""
     searched = moment.history.of(StageName.SEARCH)
@@ -130,7 +118,7 @@ def _search_trial(moment: Moment) -> Proposal | None:
     parameters = search_run(spec, choices, moment.history.preflight())
     rounds_ahead = spec.search.rounds - 1
     budgeting = moment.budgeting()
-    if not _is_needed(searched) and not budgeting.has_room_for_search(parameters, rounds_ahead=rounds_ahead):
+    if not is_needed(searched) and not budgeting.has_room_for_search(parameters, rounds_ahead=rounds_ahead):
         return None
     unfinished = [trial.key.index for trial in searched if not trial.state.is_final]
     key = TrialKey(StageName.SEARCH, ArmName.SEARCHED.value, spec.search.seed, index)
@@ -159,27 +147,3 @@ def _observation(trial: TrialRecord) -> Observation:
         accuracy=accuracy(trial) if completed([trial]) else None,
         curve=tuple((round(point.epoch), point.accuracy) for point in trial.curve),
     )
-
-
-def _tuning_trial(moment: Moment) -> Proposal | None:
-    """The next tuning trial; None when tuning has had as much compute as the search, or keeps failing.
-
-    Plain KD itself is tried first, so that tuning cannot end below it on validation.
-    """
-    spec, tuned = moment.spec, moment.history.of(StageName.TUNING)
-    failures = len(failed(tuned))
-    if failures > TOLERATED_TUNING_FAILURES and 2 * failures > len(tuned):
-        return None
-    index, seed = free_index(tuned), spec.search.seed
-    choices = random_search(tuning_dimensions(spec), (), index=index, seed=seed) if index else {}
-    parameters = tuning_run(spec, choices)
-    budgeting = moment.budgeting()
-    has_room = not budgeting.tuning_is_even() and budgeting.has_room_for_tuning(parameters)
-    if not has_room and not _is_needed(tuned):
-        return None
-    return moment.proposal(TrialKey(StageName.TUNING, ArmName.TUNED_KD.value, seed, index), parameters)
-
-
-def _is_needed(trials: Sequence[TrialRecord]) -> bool:
-    """Whether one more trial has to be tried for there to be any that completes."""
-    return not completed(trials) and all(trial.state.is_final for trial in trials)

@@ -109,3 +109,8 @@ def error_of(trial: TrialRecord) -> TrialError:
     """Why a final trial without a result ended so."""
     unsaid = TrialError("internal", f"trial {trial.key} ended as {trial.state} and left no reason")
     return trial.error or unsaid
+
+
+def is_needed(trials: Sequence[TrialRecord]) -> bool:
+    """Whether one more trial has to be tried for there to be any that completes."""
+    return not completed(trials) and all(trial.state.is_final for trial in trials)

@@ -10,8 +10,9 @@ from search.planning.arms import ArmName, plain_kd, proof_run
 from search.planning.costs import Costs, RunKind
 from search.planning.findings import Found, what_search_found
 from search.planning.given import found_elsewhere_seconds
-from search.planning.history import History, best
+from search.planning.history import History
 from search.planning.process_shapes import held, shuffled
+from search.planning.tuning import tuned_process
 from search.recipe import Process, constant
 from search.records import Proposal, RunParameters, StageName, TrialKey
 from search.spec import JobSpec
@@ -46,10 +47,7 @@ class ProofRuns:
 
     def __init__(self, spec: JobSpec, history: History) -> None:
         self.found = what_search_found(spec, history)
-        tuned = best(history.of(StageName.TUNING))
-        if tuned is None:
-            raise ValueError("no tuning trial has completed yet")
-        self.tuned_process = Process.model_validate(tuned.parameters["process"])
+        self.tuned_process = tuned_process(history)
         self._spec = spec
         self._data_sha256 = history.preflight().data_sha256
         self._costs = Costs(spec, history.preflight(), history)

@@ -155,8 +155,8 @@ class Search(SpecModel):
     )
     replay_seeds: Annotated[int, Field(ge=1, le=10)] = Field(
         default=1,
-        description="Each edit of the learned process is judged on validation by so many trainings; more "
-        "tell smaller differences apart.",
+        description="Each edit of the learned process, and each of the best settings of KD, is judged on "
+        "validation by so many trainings; more tell smaller differences apart.",
     )
     concurrent_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=2, description="Trials at once."
