@@ -40,6 +40,12 @@ def device_name(device: torch.device | str) -> str:
     return torch.cuda.get_device_name(found) if found.type == "cuda" else found.type
 
 
+def free_bytes(device: torch.device) -> int:
+    """What a CUDA device has left for this process, with what its allocator holds and does not use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
 def devices_here() -> list[str]:
     """The devices on which a trial can run in this process."""
     found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]

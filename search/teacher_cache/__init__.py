@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from search.devices import device_name
+from search.devices import device_name, free_bytes
 from search.models import weights_sha256
 from search.teacher_cache.files import LOGITS, CacheKey, OutputFiles, map_name
 from search.teacher_cache.teacher_pass import (
@@ -194,8 +194,7 @@ def _until_it_fits(attempt: Callable[[set[int]], T]) -> T:
 def _resident(rows: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return rows
-    free, _ = torch.cuda.mem_get_info(device)
-    return rows.to(device) if rows.nbytes < free / 8 else rows
+    return rows.to(device) if rows.nbytes < free_bytes(device) / 8 else rows
 
 
 def _key_of(teacher_pass: TeacherPass) -> CacheKey:

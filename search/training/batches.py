@@ -11,6 +11,7 @@ from torch import Tensor
 
 from search.augment import views
 from search.data import ImageSet, as_float
+from search.devices import free_bytes
 from search.models import TappedModel
 from search.models.tapped import Taps
 from search.problems import SearchProblem
@@ -210,5 +211,4 @@ def resident(images: ImageSet, device: torch.device) -> ImageSet:
     """The images on the device, where it is a GPU on which they take little room; else where they are."""
     if device.type != "cuda" or images.images.nbytes > RESIDENT_BYTES:
         return images
-    free, _ = torch.cuda.mem_get_info(device)
-    return images.to(device) if images.images.nbytes < free / 8 else images
+    return images.to(device) if images.images.nbytes < free_bytes(device) / 8 else images
