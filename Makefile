@@ -57,5 +57,5 @@ docs: $(STAMP) ## Write the generated parts of the documentation anew
 	@$(BIN)/python -m tools.schema_tables
 
 clean: ## Remove caches and build outputs (.venv stays)
-	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -62,7 +62,7 @@ def main(
     options: SharedOptions,
     out: Annotated[Path, typer.Option("--out", help="The JSON file to be written.")] = Path("found.json"),
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Search trials; 1 by default.")
+        int | None, typer.Option("--trials", min=1, help="Search trials; by default 1, or the recipe's.")
     ] = None,
 ) -> None:
     """Search for the distillation process of a pair, and write it as a recipe."""

@@ -164,7 +164,9 @@ class Recipe(RecipeModel):
     epochs: Annotated[int, Field(gt=0)]
     training: Training
     spec: JobSpec = Field(description="What was asked for, without name, labels and metadata.")
-    evidence: dict[str, JsonValue] = Field(description="The job's report: arms, differences, verdict.")
+    evidence: dict[str, JsonValue] = Field(
+        description="The job's report: arms, differences, verdict; from `search.find`, its trials and judged candidates."
+    )
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -38,7 +38,12 @@ class SharedOptions:
         typer.Option("--teacher-weights", help="Weights of the teacher: safetensors or a torch file."),
     ] = None
     train_teacher: Annotated[
-        int | None, typer.Option("--train-teacher", min=1, help="Train the teacher for so many epochs.")
+        int | None,
+        typer.Option(
+            "--train-teacher",
+            min=1,
+            help="Train the teacher for so many epochs; 20 where no option says what it is.",
+        ),
     ] = None
     untrained_teacher: Annotated[
         bool, typer.Option("--untrained-teacher", help="Use a random teacher; only to try things out.")
@@ -63,7 +68,7 @@ class SharedOptions:
         typer.Option(
             "--max-steps",
             min=1,
-            help=f"Steps of a run at most; then {SMALL_EVALUATION_IMAGES} images judge.",
+            help=f"Steps of a run at most, the teacher's too; {SMALL_EVALUATION_IMAGES} images judge then.",
         ),
     ] = None
     settings: Annotated[

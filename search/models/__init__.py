@@ -111,7 +111,9 @@ def require_known(name: str) -> None:
     pool = (
         similar_models(name) if not tag else difflib.get_close_matches(name, _tagged_names(), n=5, cutoff=0.5)
     )
-    hint = f"; did you mean {', '.join(pool)}?" if pool else "; see GET /v1/models"
+    hint = (
+        f"; did you mean {', '.join(pool)}?" if pool else "; GET /v1/models and timm.list_models() list all"
+    )
     raise SearchProblem(f"unknown model {name!r}{hint}", code="unknown_model")
 
 
