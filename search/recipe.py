@@ -165,7 +165,8 @@ class Recipe(RecipeModel):
     training: Training
     spec: JobSpec = Field(description="What was asked for, without name, labels and metadata.")
     evidence: dict[str, JsonValue] = Field(
-        description="The job's report: arms, differences, verdict; from `search.find`, its trials and judged candidates."
+        description="The job's report: arms, differences, verdict; from `search.find`, its trials and judged "
+        "candidates."
     )
     provenance: Provenance
 
