@@ -17,7 +17,8 @@ from rich.console import Console
 
 from search.catalogue_checks import check_spec, explain_validation
 from search.commands.overrides import override
-from search.datasets_file import name_of_directory, write_datasets_file
+from search.datasets_file import BUILT_IN, name_of_directory, write_datasets_file
+from search.models import require_known
 from search.problems import SearchProblem
 from search.recipe import Recipe
 from search.registry import load_everything, methods
@@ -127,8 +128,19 @@ class SharedOptions:
 
     def _data_name(self) -> str | None:
         """The name under which the spec has the data: a directory is named after its last part."""
-        is_directory = self.data is not None and Path(self.data).is_dir()
-        return name_of_directory(Path(self.data or "")) if is_directory else self.data
+        if self.data is None:
+            return None
+        if Path(self.data).is_dir():
+            return name_of_directory(Path(self.data))
+        if self.data.startswith(("/", ".", "~")):
+            raise SearchProblem(f"--data: there is no directory {self.data}", code="unknown_dataset")
+        if self.datasets_file is None and self.data != BUILT_IN:
+            raise SearchProblem(
+                f"--data: {self.data!r} is neither a directory nor `{BUILT_IN}`; the file that names data sets "
+                "of your own is given by --datasets-file",
+                code="unknown_dataset",
+            )
+        return self.data
 
     def _set_teacher(self, document: dict[str, Any]) -> None:
         if (
@@ -206,6 +218,8 @@ def checked_spec(document: dict[str, Any]) -> JobSpec:
             f"{_in_words(faults)}\noptions: --teacher, --student, --data, --set; `--help` lists all",
             code="spec_invalid",
         ) from error
+    for model in (spec.teacher.model, spec.student.name):
+        require_known(model)  # before the teacher is trained for a student that there is not
     here = {
         "methods": [{"kind": method.kind.value, "name": method.name} for method in methods()],
         "models": [spec.teacher.model, spec.student.name],

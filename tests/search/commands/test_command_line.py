@@ -86,7 +86,9 @@ def test_any_field_of_the_spec_can_be_set(tmp_path: Path) -> None:
     [
         (["--teacher=test_resnet"], ["student", "--student"]),
         ([*PAIR, "--teacher=test_resnett"], ["unknown_model", "test_resnet"]),
-        ([*PAIR, "--data=digitz"], ["unknown_dataset", "digits"]),
+        ([*PAIR, "--student=test_vitt"], ["unknown_model", "did you mean test_vit"]),
+        ([*PAIR, "--data=digitz"], ["unknown_dataset", "digits", "--datasets-file"]),
+        ([*PAIR, "--data=./flowrs"], ["unknown_dataset", "there is no directory ./flowrs"]),
         ([*PAIR, "--recipe=nowhere.json"], ["recipe_unreadable", "nowhere.json"]),
         ([*PAIR, f"--recipe={__file__}"], ["recipe_invalid", "is not valid JSON"]),
         ([*PAIR, "--untrained-teacher", "--train-teacher=3"], ["spec_invalid", "only one of"]),
