@@ -136,8 +136,8 @@ class SharedOptions:
             raise SearchProblem(f"--data: there is no directory {self.data}", code="unknown_dataset")
         if self.datasets_file is None and self.data != BUILT_IN:
             raise SearchProblem(
-                f"--data: {self.data!r} is neither a directory nor `{BUILT_IN}`; the file that names data sets "
-                "of your own is given by --datasets-file",
+                f"--data: {self.data!r} is neither a directory nor `{BUILT_IN}`; the file that names data "
+                "sets of your own is given by --datasets-file",
                 code="unknown_dataset",
             )
         return self.data
