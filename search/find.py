@@ -19,6 +19,7 @@ from search.commands.options import SharedOptions, command, console
 from search.commands.running import local_job
 from search.devices import device_for
 from search.plan import EXPORT_KEY, searched_run
+from search.planning.costs import cache_device_seconds, devices_per_trial
 from search.planning.findings import replays_json, what_search_found
 from search.planning.history import History
 from search.recipe import Recipe
@@ -34,12 +35,17 @@ def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
     """
     job.run(until=StageName.TUNING)
     found = what_search_found(job.spec, History(job.records))
+    devices = devices_per_trial(job.planned)
     evidence: dict[str, Any] = {
         "validation_accuracy": found.chosen.accuracy,
         "process_kind": found.kind.value,
         "replays": replays_json(found),
         "trials": [
-            {"key": str(record.key), "state": record.state.value, "device_seconds": record.device_seconds}
+            {
+                "key": str(record.key),
+                "state": record.state.value,
+                "device_seconds": record.device_seconds - cache_device_seconds(record, devices=devices),
+            }
             for record in job.records
         ],
     }

@@ -67,11 +67,14 @@ class LocalJob:
 
     @cached_property
     def planned(self) -> JobSpec:
-        """The spec as the plan is to see it: here trials run one after the other, each on all the threads."""
+        """The spec as the plan is to see it: here trials run one after the other, each on all the threads, or
+        on the whole of another device."""
         search = self.spec.search.model_copy(update={"concurrent_trials": 1})
         resources = self.spec.resources_per_trial
         if resources.gpus == 0:
-            resources = resources.model_copy(update={"cpus": float(self.threads)})
+            is_cpu = self.device is None or self.device.startswith("cpu")
+            changes = {"cpus": float(self.threads)} if is_cpu else {"gpus": 1.0}
+            resources = resources.model_copy(update=changes)
         return self.spec.model_copy(update={"search": search, "resources_per_trial": resources})
 
     def run(self, *, until: StageName | None = None) -> dict[str, Any] | None:
@@ -82,8 +85,7 @@ class LocalJob:
         """
         kept = self._kept_before()
         if isinstance(self._asked(kept.elapsed_seconds), Fail):
-            # What made it fail may have been mended.
-            self.records = [record for record in self.records if record.state is not TrialState.FAILED]
+            self.records = _without_last_failures(self.records)
         started = time.monotonic() - kept.elapsed_seconds
         while True:
             match self._asked(time.monotonic() - started):
@@ -178,7 +180,7 @@ class LocalJob:
     def _kept_before(self) -> JobFile:
         identity = {
             "spec": self.spec.model_dump(mode="json"),
-            "given": self.given.process.model_dump(mode="json") if self.given else None,
+            "given": self._given_identity(),
             "max_steps": self.max_steps,
             "threads": self.threads,
             "device": self.device,
@@ -189,6 +191,12 @@ class LocalJob:
         known = {record.key for record in self.records}
         self.records += [record for record in kept.trials() if record.key not in known]
         return kept
+
+    def _given_identity(self) -> dict[str, Any] | None:
+        if self.given is None:
+            return None
+        process = self.given.process.model_dump(mode="json")
+        return {"process": process, "search_device_seconds": self.given.search_device_seconds}
 
     @property
     def _job_file(self) -> Path:
@@ -244,6 +252,21 @@ class _Begun:
 
     def seconds(self) -> float:
         return time.perf_counter() - self.at
+
+
+def _without_last_failures(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Without the failed trials of the stage that came last: what made them fail may have been mended.
+
+    Failures of earlier stages stay. Later trials were proposed with them in view.
+    """
+    order = list(StageName)
+    stages = [order.index(record.key.stage) for record in records if record.state is TrialState.FAILED]
+    last = max(stages, default=0)
+    return [
+        record
+        for record in records
+        if record.state is not TrialState.FAILED or order.index(record.key.stage) < last
+    ]
 
 
 def _in_words(error: Exception) -> TrialError:

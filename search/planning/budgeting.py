@@ -192,7 +192,13 @@ class Budgeting:
         return (
             f"budget.{name} is {limit:g}, but the smallest job needs about {needed:.0f}, teacher and "
             "preflight included. In device-seconds: one search trial with its replays "
-            f"{search * devices:.0f}, as much again to tune KD, and the proof of {len(arms)} arms x "
-            f"{len(seeds)} seeds {proof * devices:.0f}{longer}. Raise budget.{name} to at least "
+            f"{search * devices:.0f}, {self._tuning_in_words()} to tune KD, and the proof of {len(arms)} "
+            f"arms x {len(seeds)} seeds {proof * devices:.0f}{longer}. Raise budget.{name} to at least "
             f"{math.ceil(needed)}, or lower budget.epochs_per_trial, proof.epochs, proof.seeds or proof.arms."
         )
+
+    def _tuning_in_words(self) -> str:
+        if not self._found_elsewhere:
+            return "as much again"
+        elsewhere = self._found_elsewhere * self.costs.devices
+        return f"as much again and the {elsewhere:.0f} in which the process was found"

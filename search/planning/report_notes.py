@@ -59,8 +59,8 @@ def _found_elsewhere(device_seconds: float) -> str:
             "search, and KD was tuned for as long."
         )
     return (
-        "The process was given, and what finding it took is not known: KD was tuned by as many trials as a "
-        "search may have."
+        "The process was given, and no search for it is known: KD was tuned by as many trials as a search "
+        "may have."
     )
 
 

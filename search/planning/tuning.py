@@ -33,18 +33,18 @@ def tuning(moment: Moment) -> Action | None:
 
 
 def tuned_process(history: History) -> Process:
-    """The setting of the best mean accuracy on validation, of those that were trained most often.
+    """The setting of the best mean accuracy on validation, over as many runs as all finalists have.
 
-    Raises ValueError before a tuning trial has completed.
+    Those of which a repeat has failed are passed over. Raises ValueError before a tuning trial has completed.
     """
-    judged = {trial.key.index: _runs_of(trial, history) for trial in finalists(history)}
-    if not judged:
+    broken = {trial.key.index for trial in failed(history.of(StageName.TUNING, AGAIN))}
+    best_first = finalists(history)
+    if not best_first:
         raise ValueError("no tuning trial has completed yet")
-    most = max(map(len, judged.values()))
-    best = max(
-        (runs for runs in judged.values() if len(runs) == most),
-        key=lambda runs: sum(map(accuracy, runs)) / len(runs),
-    )
+    sound = [trial for trial in best_first if trial.key.index not in broken] or best_first[:1]
+    judged = [_runs_of(trial, history) for trial in sound]
+    shared = min(map(len, judged))
+    best = max(judged, key=lambda runs: sum(map(accuracy, runs[:shared])))
     return Process.model_validate(best[0].parameters["process"])
 
 
@@ -57,7 +57,8 @@ def finalists(history: History) -> list[TrialRecord]:
 def _runs_of(finalist: TrialRecord, history: History) -> list[TrialRecord]:
     """Its first run, and those that repeated it."""
     again = completed(history.of(StageName.TUNING, AGAIN))
-    return [finalist, *(trial for trial in again if trial.key.index == finalist.key.index)]
+    repeats = [trial for trial in again if trial.key.index == finalist.key.index]
+    return [finalist, *sorted(repeats, key=lambda trial: trial.key.seed)]
 
 
 def _random_setting(moment: Moment) -> Proposal | None:
@@ -81,7 +82,8 @@ def _has_room(moment: Moment, run: RunParameters) -> bool:
     if moment.history.of(StageName.TUNING, AGAIN):
         return False  # who the finalists are is settled
     budgeting = moment.budgeting()
-    reserved = FINALISTS * (moment.spec.search.replay_seeds - 1)
+    tried = len(moment.history.of(StageName.TUNING, ArmName.TUNED_KD))
+    reserved = min(FINALISTS, tried + 1) * (moment.spec.search.replay_seeds - 1)
     return not budgeting.tuning_is_even(reserved_runs=reserved) and budgeting.has_room_for_tuning(run)
 
 
@@ -90,8 +92,8 @@ def _again(moment: Moment) -> Proposal | None:
     tried = moment.history.of(StageName.TUNING, ArmName.TUNED_KD)
     if not all(trial.state.is_final for trial in tried):
         return None
-    for finalist in finalists(moment.history):
-        for repeat in range(1, moment.spec.search.replay_seeds):
+    for repeat in range(1, moment.spec.search.replay_seeds):
+        for finalist in finalists(moment.history):
             key = TrialKey(StageName.TUNING, AGAIN, _seed(moment.spec, repeat), finalist.key.index)
             run = RunParameters.model_validate(finalist.parameters)
             if moment.history.get(key) is None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from search.commands.job_file import JobFile
-from search.commands.local_job import LocalJob
+from search.commands.local_job import LocalJob, _without_last_failures
 from search.distill import Report
 from search.models import export_student
 from search.plan import teacher_proposal
@@ -118,6 +118,29 @@ def test_what_failed_is_tried_again_once_it_has_been_mended(tmp_path: Path) -> N
     again = job_in(tmp_path, teachers=teachers)
     assert again.run(until=StageName.SEARCH) is None
     assert [record.state for record in again.records] == [TrialState.COMPLETED] * 2
+
+
+def test_failures_of_earlier_stages_stay_as_later_trials_saw_them() -> None:
+    def record(stage: StageName, index: int, state: TrialState) -> TrialRecord:
+        return TrialRecord(TrialKey(stage, "an_arm", 0, index), state, {})
+
+    done, failed = TrialState.COMPLETED, TrialState.FAILED
+    replay, proved = record(StageName.SEARCH, 1, failed), record(StageName.PROOF, 0, done)
+    records = [record(StageName.SEARCH, 0, done), replay, proved, record(StageName.PROOF, 1, failed)]
+    assert _without_last_failures(records) == records[:3]
+    assert _without_last_failures(records[:2]) == records[:1]
+    assert _without_last_failures([proved]) == [proved]
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "gpus"), [(None, 3.0, 0.0), ("cpu", 3.0, 0.0), ("cuda:1", 1.0, 1.0), ("mps", 1.0, 1.0)]
+)
+def test_device_seconds_are_those_of_what_the_job_holds(
+    tmp_path: Path, device: str | None, cpus: float, gpus: float
+) -> None:
+    job = job_in(tmp_path)
+    job.threads, job.device = 3, device
+    assert (job.planned.resources_per_trial.cpus, job.planned.resources_per_trial.gpus) == (cpus, gpus)
 
 
 def test_memory_that_ran_out_fails_the_trial_and_not_the_job(

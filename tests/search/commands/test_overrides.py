@@ -94,5 +94,5 @@ def test_a_document_keeps_what_is_not_set() -> None:
 
 
 def test_a_spec_of_registered_methods_passes() -> None:
-    document = {"teachers": [{"model": "a"}], "student": {"model": "b"}}
-    assert checked_spec(document).teacher.model == "a"
+    document = {"teachers": [{"model": "test_resnet"}], "student": {"model": "test_vit"}}
+    assert checked_spec(document).teacher.model == "test_resnet"

@@ -207,7 +207,7 @@ class TestGiven:
         job = SimulatedJob(make_spec(budget={"trials": 7}), given=self.GIVEN)
         report = finished(job)
         assert report["trials"]["tuning"] >= 7
-        assert any("what finding it took is not known" in note for note in report["notes"])
+        assert any("no search for it is known" in note for note in report["notes"])
 
     def test_kd_is_tuned_for_as_long_as_the_search_took_elsewhere(self) -> None:
         spec = make_spec(budget={"trials": 1}, resources_per_trial={"cpus": 2.0})

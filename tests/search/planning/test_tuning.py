@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from search.planning.arms import kd
+from search.planning.given import GivenProcess
 from search.planning.history import History
 from search.planning.tuning import AGAIN, FINALISTS, finalists, tuned_process
 from search.recipe import Process
@@ -80,3 +82,23 @@ def test_repeats_that_fail_leave_the_setting_out() -> None:
 def test_nobody_is_tuned_before_a_trial_has_completed() -> None:
     with pytest.raises(ValueError, match="no tuning trial"):
         tuned_process(History([]))
+
+
+@pytest.mark.parametrize("seconds", [5.0, 12.0])
+def test_a_cheap_search_still_compares_settings(seconds: float) -> None:
+    spec = make_spec(search={"replay_seeds": 3}, budget={"trials": 1})
+    given = GivenProcess(kd(temperature=3.0, weight=2.0), search_device_seconds=seconds)
+    job = SimulatedJob(spec, given=given)
+    job.run_to(StageName.PROOF)
+    assert len(job.of(StageName.TUNING, "tuned_kd")) > 1
+    assert len(job.of(StageName.TUNING, AGAIN)) > 1
+
+
+def test_repeats_go_round_the_finalists() -> None:
+    """Where time runs out, no setting has had more chances than another by more than one."""
+    job = tuned(3)
+    seeds = [trial.key.seed for trial in job.of(StageName.TUNING, AGAIN)]
+    assert len(seeds) == 2 * FINALISTS
+    begun = [key for key in job.records if key.stage is StageName.TUNING and key.arm == AGAIN]
+    first_round = {key.seed for key in begun[:FINALISTS]}
+    assert len(first_round) == 1
