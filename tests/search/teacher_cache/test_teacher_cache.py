@@ -84,7 +84,7 @@ class Scaled(nn.Module):
     def __init__(self, model: TappedModel, factor: float) -> None:
         super().__init__()
         self.model, self.factor = model, factor
-        self.preprocessing = model.preprocessing
+        self.name, self.preprocessing = model.name, model.preprocessing
 
     def forward_taps(
         self, seen: torch.Tensor, stages: Any, *, taps: Taps
