@@ -284,3 +284,11 @@ def learned_point(start: Mapping[str, Any], progress: float, idle: tuple[int, ..
         if index < len(weights):
             weights[index] = start["pathway_weights"][index] * (1 - 0.9 * progress)
     return {"progress": progress, **grown}
+
+
+def finished(job: SimulatedJob) -> dict[str, Any]:
+    """Run to its end; the report."""
+    action = job.run()
+    assert isinstance(action, Finish), action
+    assert action.report is not None
+    return action.report

@@ -31,14 +31,13 @@ from search.records import (
     Wait,
 )
 from search.spec import ARMS
-from tests.search.planning.simulated_job import SimulatedJob, accuracy_by_arm, make_spec, preflight_result
-
-
-def finished(job: SimulatedJob) -> dict[str, Any]:
-    action = job.run()
-    assert isinstance(action, Finish), action
-    assert action.report is not None
-    return action.report
+from tests.search.planning.simulated_job import (
+    SimulatedJob,
+    accuracy_by_arm,
+    finished,
+    make_spec,
+    preflight_result,
+)
 
 
 def test_the_plan_needs_no_torch() -> None:
@@ -383,26 +382,3 @@ class TestVerdictAndExport:
                 record = job.records[TrialKey(StageName.PROOF, name, run["seed"], 0)]
                 assert record.result is not None
                 assert run["accuracy"] == record.result["accuracy"]
-
-
-class TestData:
-    def test_every_run_is_to_see_the_data_that_preflight_saw(self) -> None:
-        job = SimulatedJob(make_spec())
-        finished(job)
-        stages = (StageName.SEARCH, StageName.TUNING, StageName.PROOF)
-        runs = [trial for stage in stages for trial in job.of(stage)]
-        assert {run.parameters["data_sha256"] for run in runs} == {job.preflight["data_sha256"]}
-        (export,) = job.of(StageName.EXPORT)
-        assert export.parameters["run"]["data_sha256"] == job.preflight["data_sha256"]
-
-    @pytest.mark.parametrize(("sha256", "is_refused"), [("e" * 64, True), ("d" * 64, False), (None, False)])
-    def test_a_teacher_of_other_data_is_refused(self, sha256: str | None, is_refused: bool) -> None:
-        job = SimulatedJob(make_spec())
-        job.run_to(StageName.SEARCH)
-        (taught,) = job.of(StageName.TEACHER)
-        told = replace(taught, result={**(taught.result or {}), "data_sha256": sha256})
-        before_search = [told, *job.of(StageName.PREFLIGHT)]
-        action = next_trials(job.spec, before_search)
-        assert isinstance(action, Fail if is_refused else Start)
-        if isinstance(action, Fail):
-            assert action.code == "data_differs"

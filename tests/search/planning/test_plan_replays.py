@@ -18,9 +18,9 @@ from search.planning.history import History, best
 from search.planning.process_shapes import held
 from search.planning.proof_runs import ProofRuns, arms_to_run
 from search.recipe import Process
-from search.records import Fail, Finish, RunParameters, StageName, TrialKey, TrialState
+from search.records import Fail, RunParameters, StageName, TrialKey, TrialState
 from search.spec import ARMS
-from tests.search.planning.simulated_job import SimulatedJob, accuracy_by_arm, make_spec
+from tests.search.planning.simulated_job import SimulatedJob, accuracy_by_arm, finished, make_spec
 
 
 def replays(job: SimulatedJob) -> list[str]:
@@ -34,13 +34,6 @@ def process_of(trial: Any) -> Process:
 
 def proof_processes(job: SimulatedJob) -> dict[str, Process]:
     return {trial.key.arm: process_of(trial) for trial in job.of(StageName.PROOF) if trial.key.seed == 0}
-
-
-def finished(job: SimulatedJob) -> dict[str, Any]:
-    action = job.run()
-    assert isinstance(action, Finish), action
-    assert action.report is not None
-    return action.report
 
 
 class TestPruning:
