@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.cifar10_figures import Figures, results, verdict
 from benchmarks.cifar10_form import Form, Schedule, StepSeconds, planned
 from benchmarks.cifar10_runs import Arm, ProofOfSchedule, Seeds
-from benchmarks.cifar10_task import job_spec, write_place
+from benchmarks.cifar10_task import PROCESS, SPACE, job_spec, write_place
 from benchmarks.cifar10_teacher import teacher_file
 from benchmarks.ledger import Ledger
 from benchmarks.pool import Place, Pool
@@ -87,7 +87,13 @@ class Benchmark:
             seeds=list(range(self.form.seeds)),
             trials=schedule.trials,
             at_once=self.processes,
-            search={"rounds": schedule.rounds, "replay_seeds": schedule.replay_seeds},
+            training={"batch_size": schedule.batch_size, "learning_rate": schedule.learning_rate},
+            search={
+                "rounds": schedule.rounds,
+                "replay_seeds": schedule.replay_seeds,
+                "space": {**SPACE.model_dump(), "update_every_steps": [schedule.update_every_steps]},
+                "process": {**PROCESS.model_dump(), "meta_batch_size": schedule.meta_batch_size},
+            },
         )
 
     def _job(self, part: str, schedule: Schedule) -> PooledJob:
@@ -98,21 +104,28 @@ class Benchmark:
 
     def _plan(self) -> Form:
         """The form as far as it fits; the plan of a run that was killed is kept."""
-        noted = self.ledger.note("step_seconds")
-        step = StepSeconds(**noted) if noted else self._measured()
-        form = planned(self.form, step, processes=self.processes)
-        if not noted:
-            self.ledger.write_note("step_seconds", asdict(step))
+        steps = {part: self._step_seconds(part) for part in ("short", "long")}
+        form = planned(self.form, **steps, processes=self.processes)
         self.say(
-            f"a step of plain KD takes {1000 * step.kd:.0f} ms, of the search {1000 * step.search:.0f} ms, "
-            f"{self.processes} at once: {form.short.epochs} epochs, then {form.long.epochs} "
-            f"(search {form.long.search_epochs}), {form.seeds} seeds"
+            f"{form.short.epochs} epochs, then {form.long.epochs} (search {form.long.search_epochs}), "
+            f"{form.seeds} seeds"
         )
         return form
 
-    def _measured(self) -> StepSeconds:
+    def _step_seconds(self, part: str) -> StepSeconds:
+        noted = self.ledger.note(f"{part}_step_seconds")
+        step = StepSeconds(**noted) if noted else self._measured(part)
+        if not noted:
+            self.ledger.write_note(f"{part}_step_seconds", asdict(step))
+        self.say(
+            f"{part:>6}: a step of plain KD takes {1000 * step.kd:.0f} ms, of the search "
+            f"{1000 * step.search:.0f} ms, {self.processes} at once"
+        )
+        return step
+
+    def _measured(self, part: str) -> StepSeconds:
         """Also fills the teacher's cache, whose building belongs to no arm."""
-        job = self._job("measure", self.form.short)
+        job = self._job(f"measure_{part}", getattr(self.form, part))
         job.advance(until=StageName.SEARCH)
         preflight = History(job.records).preflight()
         learn = search_run(job.spec, starting_choices(dimensions_of(job.spec)), preflight)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 PROOF_IMAGES, SEARCH_IMAGES = 5000, 3000
 REPLAY_STEP = 1.15
 """A replayed step over a plain KD step, before it is measured."""
-CANDIDATES = 3.5
+CANDIDATES = 4.5
 """Edits of a learned process that are replayed on validation."""
 SHORTEST_LONG = 12
 
@@ -15,11 +15,15 @@ SHORTEST_LONG = 12
 @dataclass(frozen=True)
 class Schedule:
     """One part of the benchmark. `curve`, `searched_curve`: other numbers of epochs that plain KD and the
-    searched process train for, as shares of `epochs`."""
+    searched process train for, as shares of `epochs`. A meta batch of None has as many images as a batch."""
 
     epochs: int
     search_epochs: int
     trials: int
+    batch_size: int = 128
+    learning_rate: float = 0.2
+    update_every_steps: int = 1
+    meta_batch_size: int | None = None
     rounds: int = 1
     replay_seeds: int = 1
     curve: tuple[float, ...] = ()
@@ -58,14 +62,16 @@ QUICK = Form(
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """Seconds of a step with all processes at work: plain KD, and a search step with its update."""
+    """Seconds of a schedule's step with all processes at work: of plain KD, and of the search, its updates
+    spread over all steps."""
 
     kd: float
     search: float
 
 
-def device_seconds(form: Form, schedule: Schedule, step: StepSeconds, *, batch: int = 128) -> float:
+def device_seconds(form: Form, schedule: Schedule, step: StepSeconds) -> float:
     """What one schedule will take, over all processes; evaluations left out."""
+    batch = schedule.batch_size
     proof_epoch, search_epoch = PROOF_IMAGES // batch * step.kd, SEARCH_IMAGES // batch * step.kd
     learning = schedule.trials + schedule.rounds - 1
     replays = CANDIDATES * schedule.replay_seeds * search_epoch * REPLAY_STEP
@@ -77,11 +83,13 @@ def device_seconds(form: Form, schedule: Schedule, step: StepSeconds, *, batch: 
     return 2 * search + compared + longer + curves
 
 
-def planned(form: Form, step: StepSeconds, *, processes: int, spent_minutes: float = 0.0) -> Form:
-    """The form with its long schedule cut, in proof and search alike, until all of it fits its minutes."""
-    room = 60 * processes * (form.minutes - spent_minutes)
-    room -= device_seconds(form, form.short, step)
-    wanted = device_seconds(form, form.long, step)
+def planned(form: Form, *, short: StepSeconds, long: StepSeconds, processes: int) -> Form:
+    """The form with its long schedule cut, in proof and search alike, until all of it fits its minutes.
+
+    `short`, `long`: what a step of either schedule takes.
+    """
+    room = 60 * processes * form.minutes - device_seconds(form, form.short, short)
+    wanted = device_seconds(form, form.long, long)
     share = min(1.0, max(room, 0.0) / wanted)
     epochs = max(SHORTEST_LONG, form.short.epochs, int(share * form.long.epochs))
     if epochs >= form.long.epochs:

@@ -72,10 +72,11 @@ def job_spec(
     seeds: list[int],
     trials: int,
     at_once: int,
-    augmentation: str = TRAINING.augmentation,
+    training: dict[str, Any] | None = None,
     search: dict[str, Any] | None = None,
 ) -> JobSpec:
-    """The job: its search over `search_epochs`, its proof over `epochs`."""
+    """The job: its search over `search_epochs`, its proof over `epochs`. `training` and `search` replace
+    fields of the task's own."""
     settings: dict[str, Any] = {
         "space": SPACE,
         "process": PROCESS,
@@ -87,7 +88,7 @@ def job_spec(
         teachers=[Teacher(model=TEACHER, weights=str(teacher))],
         student=Student(model=STUDENT),
         data=Data(name=data_name, splits=Splits(train=3000, meta=1000, validation=1000)),
-        training=TRAINING.model_copy(update={"augmentation": augmentation}),
+        training=Training.model_validate({**TRAINING.model_dump(), **(training or {})}),
         search=Search(**settings),
         proof=Proof(epochs=epochs, seeds=seeds, arms=["student_alone", "plain_kd", "tuned_kd", "searched"]),
         budget=Budget(trials=trials, epochs_per_trial=search_epochs),

@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         seeds=list(range(form.seeds)),
         trials=1,
         at_once=options.processes,
-        augmentation=options.augmentation,
+        training={"augmentation": options.augmentation},
     )
     settings = {
         "form": asdict(form),

@@ -67,6 +67,9 @@ class Point(RecipeModel):
     """The process at one moment of training."""
 
     progress: Annotated[float, Field(ge=0, le=1)]
+    cross_entropy_weight: Weight | None = Field(
+        default=None, description="Where it changes over training; null: the process's own."
+    )
     logit_weights: list[Weight] = Field(default_factory=list)
     pathway_weights: list[Weight] = Field(default_factory=list)
     teacher_temperatures: list[Temperature] = Field(default_factory=list, description="One per logit loss.")

@@ -165,9 +165,15 @@ def starting_weights(spec: JobSpec, logit_losses: int, pathways: int) -> Point:
     )
 
 
+def is_at_constant_length(spec: JobSpec) -> bool:
+    """Whether losses are judged, and trained with, at constant length of the student's gradient."""
+    asked = spec.search.process.at_constant_length
+    return spec.training.optimizer == "sgd" if asked is None else asked
+
+
 def learning(spec: JobSpec, *, learning_rate: float, update_every_steps: int) -> Learning:
     """How a search run learns its process, with all that the spec says of it."""
-    settings, length = spec.search.process, spec.search.process.at_constant_length
+    settings = spec.search.process
     return Learning(
         learning_rate=learning_rate,
         update_every_steps=update_every_steps,
@@ -177,7 +183,7 @@ def learning(spec: JobSpec, *, learning_rate: float, update_every_steps: int) ->
         tie_temperatures=settings.tie_temperatures,
         hypergradient=settings.hypergradient,
         lookahead_steps=settings.lookahead_steps,
-        at_constant_length=spec.training.optimizer == "sgd" if length is None else length,
+        at_constant_length=is_at_constant_length(spec),
         average_decay=settings.average_decay,
         retry_every_updates=settings.retry_every_updates,
         meta_batch_size=settings.meta_batch_size,

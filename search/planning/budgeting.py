@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 from search.planning.arms import ArmName
-from search.planning.candidates import MOST_CANDIDATES
+from search.planning.candidates import most_candidates
 from search.planning.costs import Costs, RunKind, wall_seconds
 from search.planning.given import GivenProcess
 from search.planning.history import History, completed
@@ -54,7 +54,7 @@ class Budgeting:
         self._replay = self.costs.predicted(
             RunKind.PATHWAYS, splits="search", epochs=spec.budget.epochs_per_trial
         )
-        self._replays = spec.search.replay_seeds * (1 if given else MOST_CANDIDATES)
+        self._replays = spec.search.replay_seeds * (1 if given else most_candidates(spec))
         self._given = given
         self._found_elsewhere = given.search_device_seconds / self.costs.devices if given else 0.0
         # Whichever run needs them first computes the teacher's outputs, once for all.

@@ -3,7 +3,9 @@
 A search learns more than it needs. Over time: its early part is still unlearned, so that the final weights,
 held from the first step, often train better than the schedule. Over pathways: most of those that were
 searched earn no weight, and each costs a replay its forward and backward pass. So first the shapes over time
-are compared, on the pathways that earned their weight; then the best shape once more on all pathways.
+are compared, on the pathways that earned their weight; then the best shape once more on all pathways. And
+where losses are judged at constant length of the gradient, the search cannot see how long it had better be:
+the best is tried with all weights doubled, and as long as that helps doubled again.
 
 Of candidates that validation cannot tell apart the simplest is taken: the one with the fewest pathways, and
 of those a constant before a schedule.
@@ -17,17 +19,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from search.planning.arms import LAST_PART
+from search.planning.arms import LAST_PART, is_at_constant_length
 from search.planning.process_edits import averaged
-from search.planning.process_shapes import held, pruned, stays_near
+from search.planning.process_shapes import held, pruned, scaled, stays_near
 from search.recipe import Point, Process
+from search.spec import JobSpec
 
 EARNED_SHARE = 0.03
 """Of the summed weights of all pathways; what weighs less changes a step by less than its noise."""
 SAME_WITHIN = 0.05
 """Relative: weights this near to each other make one candidate."""
-MOST_CANDIDATES = 4
+MOST_EDITS = 4
 """Three shapes over time, and one of them with all pathways."""
+MOST_DOUBLINGS = 2
 
 
 class ProcessKind(StrEnum):
@@ -41,16 +45,18 @@ class ProcessKind(StrEnum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An edit of the learned process, and the arm under which it is replayed."""
+    """An edit of the learned process, and the arm under which it is replayed. `scale`: what the learned
+    weights were multiplied by."""
 
     arm: str
     kind: ProcessKind
     process: Process
+    scale: int = 1
 
     @property
-    def simplicity(self) -> tuple[int, int]:
+    def simplicity(self) -> tuple[int, int, int]:
         """Smaller is simpler."""
-        return len(self.process.pathways), list(ProcessKind).index(self.kind)
+        return len(self.process.pathways), list(ProcessKind).index(self.kind), self.scale
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,21 @@ class Judged:
         return max(of_images, of_seeds)
 
 
+def most_candidates(spec: JobSpec) -> int:
+    """What the budget has to hold."""
+    return MOST_EDITS + (MOST_DOUBLINGS if is_at_constant_length(spec) else 0)
+
+
 def earned_pathways(learned: Process, start: Point) -> list[int]:
-    """The pathways that earned their weight: over the last third of training they weigh more than where the
-    search began, and a few per cent of all pathways together. Weights are those on unit-scaled losses."""
+    """The pathways that earned their weight: over the last third of training they weigh more, beside
+    cross-entropy, than where the search began, and a few per cent of all pathways together. Weights are those
+    on unit-scaled losses."""
     scales = [1.0 if learned.unit_scaled else pathway.scale or 1.0 for pathway in learned.pathways]
-    ends = averaged(learned, begin=LAST_PART).points[0].pathway_weights
-    shares = [weight * scale for weight, scale in zip(ends, scales, strict=True)]
+    end = averaged(learned, begin=LAST_PART).points[0]
+    shares = [weight * scale for weight, scale in zip(end.pathway_weights, scales, strict=True)]
     least = EARNED_SHARE * math.fsum(shares)
-    grown = [end > begin for end, begin in zip(ends, start.pathway_weights, strict=True)]
+    ends, begins = (_beside_cross_entropy(learned, point) for point in (end, start))
+    grown = [end > begin for end, begin in zip(ends, begins, strict=True)]
     return [index for index, share in enumerate(shares) if grown[index] and share > least]
 
 
@@ -105,11 +118,25 @@ def with_all_pathways(learned: Process, chosen: Candidate) -> Candidate | None:
     return _candidate(learned, chosen.kind, is_pruned=False)
 
 
+def doubled(chosen: Candidate) -> Candidate | None:
+    """The chosen candidate with all weights doubled; None where that was done often enough."""
+    scale = 2 * chosen.scale
+    if scale > 2**MOST_DOUBLINGS:
+        return None
+    name = chosen.arm.removesuffix(f"_times_{chosen.scale}")
+    return Candidate(f"{name}_times_{scale}", chosen.kind, scaled(chosen.process, 2), scale)
+
+
 def simplest_of_the_best(judged: Sequence[Judged]) -> Judged:
     """The simplest candidate within one standard error of the best. Raises ValueError without any."""
     best = max(judged, key=lambda one: one.accuracy)
     least = best.accuracy - best.standard_error
     return min((one for one in judged if one.accuracy >= least), key=lambda one: one.candidate.simplicity)
+
+
+def _beside_cross_entropy(process: Process, point: Point) -> list[float]:
+    own = process.cross_entropy_weight if point.cross_entropy_weight is None else point.cross_entropy_weight
+    return [weight / own for weight in point.pathway_weights] if own else point.pathway_weights
 
 
 def _shapes(learned: Process, *, is_pruned: bool) -> list[Candidate]:

@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.planning.arms import ArmName, starting_weights
+from search.planning.arms import ArmName, is_at_constant_length, starting_weights
 from search.planning.candidates import (
     Candidate,
     Judged,
     ProcessKind,
+    doubled,
     shapes,
     simplest_of_the_best,
     with_all_pathways,
 )
 from search.planning.given import GIVEN, given_replays
 from search.planning.history import History, accuracy, best, completed
-from search.planning.process_shapes import pruned
+from search.planning.process_shapes import pruned, scaled
 from search.recipe import Point, Process
-from search.records import StageName, TrialRecord
+from search.records import StageName, TrialRecord, TrialState
 from search.spec import JobSpec
 
 WARM_STARTED = "warm_started"
@@ -60,8 +61,9 @@ class Found:
 
     @property
     def schedule(self) -> Process:
-        """What was learned, over the searched arm's pathways: what the ablations in time change."""
-        return self._over_searched_pathways(self.learned)
+        """What was learned, over the searched arm's pathways and as large as its weights: what the ablations
+        in time change."""
+        return scaled(self._over_searched_pathways(self.learned), self.chosen.candidate.scale)
 
     @property
     def uniform(self) -> Process:
@@ -102,7 +104,8 @@ def replay_trials(history: History, arm: str | None = None) -> list[TrialRecord]
 def candidates(spec: JobSpec, history: History) -> list[Candidate]:
     """The edits of the best learned process that are to be replayed, as far as they are known by now.
 
-    First its shapes over time; once they are judged, the best shape with all pathways.
+    First its shapes over time; once they are judged, the best shape with all pathways; then the best of
+    them with larger weights, one after the other.
     """
     given = given_replays(history)
     if given:
@@ -111,13 +114,17 @@ def candidates(spec: JobSpec, history: History) -> list[Candidate]:
     if trial is None:
         return []
     learned = learned_process(trial)
-    first = shapes(learned, starting_point(trial, history))
-    judged = judge_replays(first, history)
-    is_open = any(not _replays_have_ended(spec, one, history) for one in first)
-    whole = (
-        None if is_open or not judged else with_all_pathways(learned, simplest_of_the_best(judged).candidate)
-    )
-    return [*first, *([whole] if whole else [])]
+    found = shapes(learned, starting_point(trial, history))
+    best_shape = _best_of(spec, found, history)
+    whole = with_all_pathways(learned, best_shape) if best_shape else None
+    found += [whole] if whole else []
+    if not is_at_constant_length(spec):
+        return found
+    while (chosen := _best_of(spec, found, history)) and (larger := doubled(chosen)):
+        if larger.arm in {one.arm for one in found}:
+            break
+        found.append(larger)
+    return found
 
 
 def given_candidate(process: Process) -> Candidate:
@@ -126,14 +133,18 @@ def given_candidate(process: Process) -> Candidate:
 
 
 def judge_replays(found: Sequence[Candidate], history: History) -> list[Judged]:
-    """The candidates of which a replay has completed."""
-    judged = []
+    """The candidates of which a replay has completed; where there are others, without those of which a
+    replay failed: the mean over the seeds that got through would be in their favour."""
+    judged, sound = [], []
     for candidate in found:
-        runs = completed(replay_trials(history, candidate.arm))
-        if runs:
-            images = int((runs[0].result or {})["images"])
-            judged.append(Judged(candidate, tuple(accuracy(run) for run in runs), images))
-    return judged
+        trials = replay_trials(history, candidate.arm)
+        if not (runs := completed(trials)):
+            continue
+        images = int((runs[0].result or {})["images"])
+        judged.append(Judged(candidate, tuple(accuracy(run) for run in runs), images))
+        if not any(trial.state is TrialState.FAILED for trial in trials):
+            sound.append(judged[-1])
+    return sound or judged
 
 
 def what_search_found(spec: JobSpec, history: History) -> Found:
@@ -173,6 +184,14 @@ def replays_json(found: Found) -> list[dict[str, Any]]:
         }
         for one in sorted(found.judged, key=lambda one: -one.accuracy)
     ]
+
+
+def _best_of(spec: JobSpec, found: Sequence[Candidate], history: History) -> Candidate | None:
+    """Of candidates whose replays have all ended; None before, and where none has completed."""
+    judged = judge_replays(found, history)
+    if not judged or any(not _replays_have_ended(spec, one, history) for one in found):
+        return None
+    return simplest_of_the_best(judged).candidate
 
 
 def _replays_have_ended(spec: JobSpec, candidate: Candidate, history: History) -> bool:

@@ -76,7 +76,7 @@ def shares(process: Process) -> list[float]:
     All zero where no pathway weighs anything.
     """
     table = ProcessTable(process)
-    weights = table.mean(0.0, 1.0)[table.cuts[0] : table.cuts[1]]
+    weights = table.mean(0.0, 1.0)[table.cuts[1] : table.cuts[2]]
     if not process.unit_scaled:
         weights = weights * [pathway.scale or 1.0 for pathway in process.pathways]
     total = float(weights.sum())

@@ -1,4 +1,4 @@
-"""Edits of a process that arms and candidates are made of: held, pruned, shuffled. Imports no torch."""
+"""Edits of a process that arms and candidates are made of: held, scaled, pruned, shuffled. No torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,23 @@ NOTHING = 1e-6
 def held(process: Process) -> Process:
     """The end of a process, held from the first step to the last."""
     return process.model_copy(update={"points": [process.points[-1].model_copy(update={"progress": 0.0})]})
+
+
+def scaled(process: Process, factor: float) -> Process:
+    """All weights so many times as large, cross-entropy's too; under SGD a factor of the learning rate."""
+    points = [
+        point.model_copy(
+            update={
+                "cross_entropy_weight": _times(point.cross_entropy_weight, factor),
+                "logit_weights": [factor * weight for weight in point.logit_weights],
+                "pathway_weights": [factor * weight for weight in point.pathway_weights],
+            }
+        )
+        for point in process.points
+    ]
+    return process.model_copy(
+        update={"cross_entropy_weight": factor * process.cross_entropy_weight, "points": points}
+    )
 
 
 def pruned(process: Process, kept: Sequence[int]) -> Process:
@@ -53,3 +70,7 @@ def stays_near(process: Process, other: Process, *, within: float) -> bool:
     one, two = ProcessTable(process), ProcessTable(other)
     moments = np.union1d(one.progress, two.progress)
     return all(np.allclose(one.at(moment), two.at(moment), rtol=within, atol=NOTHING) for moment in moments)
+
+
+def _times(weight: float | None, factor: float) -> float | None:
+    return None if weight is None else factor * weight

@@ -14,18 +14,19 @@ Row = npt.NDArray[np.float64]
 
 
 class ProcessTable:
-    """Rows are logit weights (L), pathway weights (P), teacher and student temperatures (L each)."""
+    """Rows are the weights of cross-entropy (1), logit losses (L) and pathways (P), and the temperatures of
+    teacher and student (L each)."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.progress = np.array([point.progress for point in process.points])
-        self.rows = np.array([_row(point) for point in process.points], dtype=np.float64)
+        self.rows = np.array([_row(process, point) for point in process.points], dtype=np.float64)
 
     @cached_property
-    def cuts(self) -> tuple[int, int, int]:
-        """Where a row's four parts end, but for the last."""
+    def cuts(self) -> tuple[int, int, int, int]:
+        """Where a row's five parts end, but for the last."""
         losses, pathways = len(self.process.logit_losses), len(self.process.pathways)
-        return losses, losses + pathways, 2 * losses + pathways
+        return 1, 1 + losses, 1 + losses + pathways, 1 + 2 * losses + pathways
 
     def at(self, progress: float) -> Row:
         """The row at this progress: linear between points, the nearest one's beyond them."""
@@ -54,9 +55,10 @@ class ProcessTable:
         return Process.model_validate(self.process.model_copy(update={"points": points}).model_dump())
 
     def _point(self, progress: float, row: Row) -> Point:
-        logit, pathway, teacher, student = (part.tolist() for part in np.split(row, self.cuts))
+        (entropy,), logit, pathway, teacher, student = (part.tolist() for part in np.split(row, self.cuts))
         return Point(
             progress=float(progress),
+            cross_entropy_weight=None if entropy == self.process.cross_entropy_weight else entropy,
             logit_weights=logit,
             pathway_weights=pathway,
             teacher_temperatures=teacher,
@@ -64,8 +66,10 @@ class ProcessTable:
         )
 
 
-def _row(point: Point) -> list[float]:
+def _row(process: Process, point: Point) -> list[float]:
+    own = point.cross_entropy_weight
     return [
+        process.cross_entropy_weight if own is None else own,
         *point.logit_weights,
         *point.pathway_weights,
         *point.teacher_temperatures,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,10 +25,20 @@ class Effective:
         """The pathways whose weight is at least so much."""
         return tuple(i for i, weight in enumerate(self.pathway_weights.tolist()) if weight >= threshold)
 
+    def times(self, factor: float) -> Effective:
+        """All weights so many times as large; the temperatures as they are."""
+        return replace(
+            self,
+            cross_entropy_weight=factor * self.cross_entropy_weight,
+            logit_weights=factor * self.logit_weights,
+            pathway_weights=factor * self.pathway_weights,
+        )
+
     def point(self, progress: float) -> Point:
         """The same as a recorded point."""
         return Point(
             progress=progress,
+            cross_entropy_weight=self.cross_entropy_weight,
             logit_weights=self.logit_weights.tolist(),
             pathway_weights=self.pathway_weights.tolist(),
             teacher_temperatures=self.teacher_temperatures.tolist(),
@@ -37,7 +47,7 @@ class Effective:
 
     def figures(self, process: Process) -> dict[str, float]:
         """Named for reports: `weight/...` and `temperature/...`."""
-        named: dict[str, float] = {}
+        named = {"weight/cross_entropy": self.cross_entropy_weight}
         for index, loss in enumerate(process.logit_losses):
             named[f"weight/{loss.name}-{index}"] = float(self.logit_weights[index])
             named[f"temperature/teacher-{index}"] = float(self.teacher_temperatures[index])

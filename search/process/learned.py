@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from search.process.average import Average
 from search.process.effective import Effective, vector
+from search.process.gradient_length import GradientLength
 from search.process.normalisations import Normalisation, Softplus
 from search.process.replayed import with_scales
 from search.recipe import Point, Process
@@ -37,6 +39,8 @@ class LearnedProcess:
 
     Pathway weights go through the chosen normalisation, times a factor; logit weights and temperatures are
     always independent. Parameters are float64: they are few, and a long search adds up many small updates.
+    Where losses are judged at constant length of the gradient, `length` keeps it: all weights, that of
+    cross-entropy too, are multiplied by its factor.
     """
 
     def __init__(self, process: Process, learning: Learning) -> None:
@@ -51,6 +55,7 @@ class LearnedProcess:
         # DistPro's betas: a low first moment follows the process, which changes over training.
         self._adam = torch.optim.Adam(self._raw.values(), lr=learning.learning_rate, betas=(0.5, 0.999))
         self._average = Average(learning.average_decay)
+        self.length = GradientLength(is_held=learning.at_constant_length)
         self._points: list[Point] = []
 
     def _start(self, start: Point) -> dict[str, Tensor]:
@@ -74,7 +79,18 @@ class LearnedProcess:
         return self._softplus.weights(raw["logit"]), pathway, teacher, teacher if tied else student
 
     def _effective(self, raw: Mapping[str, Tensor]) -> Effective:
-        return Effective(self.process.cross_entropy_weight, *(part.detach() for part in self._values(raw)))
+        values = (part.detach() for part in self._values(raw))
+        return Effective(self.process.cross_entropy_weight, *values).times(self.length.factor)
+
+    def starting(self) -> Effective:
+        """The weights from which the search began, at the temperatures of now."""
+        start, now = self.process.points[0], self._effective(self._raw)
+        return replace(
+            now,
+            cross_entropy_weight=self.process.cross_entropy_weight,
+            logit_weights=vector(start.logit_weights),
+            pathway_weights=vector(start.pathway_weights),
+        )
 
     def at(self, progress: float) -> Effective:
         """What holds now; recorded, averaged as asked, when the next point of the record is due."""
@@ -94,6 +110,7 @@ class LearnedProcess:
         gradient.require_finite()
         logit, pathway, teacher, student = self._values(self._raw)
         scalar = (logit * gradient.logit_weights).sum() + (pathway * gradient.pathway_weights).sum()
+        scalar = scalar * self.length.factor
         if self.learning.learn_temperatures:
             scalar = scalar + (teacher * gradient.teacher_temperatures).sum()
             scalar = scalar + (student * gradient.student_temperatures).sum()
@@ -103,6 +120,7 @@ class LearnedProcess:
         with self._held(active), self._floored(gradient.pathway_weights):
             self._adam.step()
         self._average.add(self._raw)
+        self.length.updated()
 
     @contextmanager
     def _floored(self, gradient: Tensor) -> Iterator[None]:
@@ -151,6 +169,7 @@ class LearnedProcess:
             "raw": {name: raw.detach().clone() for name, raw in self._raw.items()},
             "adam": self._adam.state_dict(),
             "average": self._average.state(),
+            "length": self.length.state(),
             "points": [point.model_dump() for point in self._points],
         }
 
@@ -161,4 +180,5 @@ class LearnedProcess:
                 raw.copy_(state["raw"][name])
         self._adam.load_state_dict(state["adam"])
         self._average.load(state["average"])
+        self.length.load(state["length"])
         self._points = [Point.model_validate(point) for point in state["points"]]

@@ -20,8 +20,8 @@ class ReplayedProcess:
 
     def at(self, progress: float) -> Effective:
         """What holds at this progress in [0, 1]."""
-        row = torch.from_numpy(self._table.at(progress))
-        return Effective(self.process.cross_entropy_weight, *row.tensor_split(self._table.cuts))
+        entropy, *rest = torch.from_numpy(self._table.at(progress)).tensor_split(self._table.cuts)
+        return Effective(float(entropy), *rest)
 
     def recorded(self, scales: list[float]) -> Process:
         """The process itself, with the scales that this replay measured."""

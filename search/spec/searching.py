@@ -103,8 +103,9 @@ class ProcessSettings(SpecModel):
     )
     at_constant_length: bool | None = Field(
         default=None,
-        description="Judge each loss at an unchanged length of the student's gradient: weights then are no "
-        "second learning rate. By default under SGD, whose steps grow with the loss, and not under Adam.",
+        description="Judge each loss, and train, at an unchanged length of the student's gradient: weights "
+        "then are no second learning rate. By default under SGD, whose steps grow with the loss, and not "
+        "under Adam.",
     )
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Above 0: an average of the learned process with this decay is recorded."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from search.hypergradient import Approximation, Step
 from search.hypergradient.adjoint import Update, updates_of
+from search.hypergradient.again import loss_again
 from search.hypergradient.window import Taken, reversed_window
 from search.models import TappedModel
 from search.process import Effective, LearnedProcess
@@ -104,9 +105,38 @@ class ProcessLearning:
                 self.hypergradient,
                 at_constant_length=self.learn.at_constant_length,
             )
+            if self.process.length.is_due:
+                self._measure_length(taken[0])
         # A pathway that was left out of some of the steps has only a part of its gradient: it waits.
         active = sorted(set.intersection(*(set(kept.active) for kept in window)))
         self.process.update(found, active=active)
+
+    def _measure_length(self, taken: Taken) -> None:
+        """Of the student's gradient in this step, beside what the starting weights' would have been."""
+        gradients = [
+            update.gradient
+            for name, update in taken.updates.items()
+            if name.startswith("student.") and update.gradient is not None
+        ]
+        starting = self._starting_gradient(taken.step)
+        self.process.length.measured(
+            start=_squared_length(starting),
+            now=_squared_length(gradients),
+            factor=self.process.length.factor,
+        )
+
+    def _starting_gradient(self, step: Step) -> list[Tensor]:
+        scale = FLOAT16_SCALE if step.precision == "float16" else 1.0
+        leaves = {name: value.detach().requires_grad_(True) for name, value in step.before.items()}
+        asked = [value for name, value in leaves.items() if name.startswith("student.")]
+        total: list[Tensor] = []
+        for part in range(len(step.parts)):
+            loss = loss_again(step, part, leaves, effective=self.process.starting(), precision=step.precision)
+            found = torch.autograd.grad(
+                loss * (scale / len(step.parts)), asked, allow_unused=True, materialize_grads=True
+            )
+            total = list(found) if not total else list(torch._foreach_add(total, found))
+        return total if scale == 1.0 else list(torch._foreach_div(total, scale))
 
     def _overflowed(self, meta_gradient: Mapping[str, Tensor]) -> bool:
         """Whether float16 could not hold the meta gradient: the update is left out, as a step would be."""
@@ -204,6 +234,13 @@ class _Kept:
             active=tuple(state["active"]),
             batch=None,
         )
+
+
+def _squared_length(vectors: list[Tensor]) -> float:
+    """Of all of them as one vector."""
+    if not vectors:
+        return 0.0
+    return float(torch.stack([vector.double().square().sum() for vector in vectors]).sum())
 
 
 def training_seed(seed: int, step: int, part: int = 0) -> int:

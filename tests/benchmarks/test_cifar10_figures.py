@@ -102,20 +102,21 @@ def test_the_verdict_does_not_name_a_winner_that_chance_might_have_made() -> Non
 
 
 class TestPlan:
-    STEP = StepSeconds(kd=0.09, search=0.25)
-
     def test_a_machine_that_is_fast_enough_runs_all(self) -> None:
-        assert planned(FULL, StepSeconds(kd=0.03, search=0.1), processes=2) == FULL
+        fast = StepSeconds(kd=0.003, search=0.01)
+        assert planned(FULL, short=fast, long=fast, processes=2) == FULL
 
     @pytest.mark.parametrize("form", [FULL, QUICK], ids=["full", "quick"])
     def test_on_a_slow_machine_the_long_schedule_is_cut_to_its_minutes(self, form: Form) -> None:
-        slow = StepSeconds(kd=0.15, search=0.4)
-        cut = planned(form, slow, processes=2)
-        assert cut.long.search_epochs < cut.long.epochs < form.long.epochs
+        short, long = StepSeconds(kd=0.15, search=0.4), StepSeconds(kd=0.06, search=0.1)
+        cut = planned(form, short=short, long=long, processes=2)
+        assert cut.long.search_epochs < form.long.search_epochs
+        assert cut.long.search_epochs <= cut.long.epochs < form.long.epochs
         assert cut.short == form.short
-        seconds = sum(device_seconds(cut, schedule, slow) for schedule in (cut.short, cut.long))
+        seconds = device_seconds(cut, cut.short, short) + device_seconds(cut, cut.long, long)
         assert seconds <= 60 * 2 * form.minutes * 1.05
 
     def test_the_long_schedule_stays_longer_than_nothing(self) -> None:
-        cut = planned(QUICK, StepSeconds(kd=5.0, search=9.0), processes=2)
+        slow = StepSeconds(kd=5.0, search=9.0)
+        cut = planned(QUICK, short=slow, long=slow, processes=2)
         assert cut.long.epochs >= cut.short.epochs

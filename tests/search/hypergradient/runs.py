@@ -38,6 +38,7 @@ def make_run(
     learn: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float64,
     batch_size: int = 16,
+    epochs: int = 3,
 ) -> Distillation:
     """A small run, two logit losses and three pathways; it learns unless a process is given."""
     train, meta = blobs(3 * batch_size, seed=1), blobs(2 * batch_size, seed=2)
@@ -69,8 +70,8 @@ def make_run(
         Material(student=models[1], teacher=models[0], train=train, meta=meta),
         RunParameters(
             process=learned,
-            epochs=3,
-            learn=Learning(learning_rate=0.05, **(learn or {})) if process is None else None,
+            epochs=epochs,
+            learn=Learning(**{"learning_rate": 0.05, **(learn or {})}) if process is None else None,
         ),
         training.model_copy(update={"batch_size": batch_size, "report_every_steps": 1}),
         seed=3,

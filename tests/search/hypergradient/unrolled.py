@@ -109,7 +109,8 @@ def _meta_loss(run: Distillation, student: Named) -> Tensor:
 
 
 def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: Callable[..., Any]) -> Tensor:
-    """The mean over the parts of the training loss written out."""
+    """The mean over the parts of the training loss written out; cross-entropy's weight is the run's own."""
+    weight = run.process.at(run.step / run.total_steps).cross_entropy_weight
     batch = run.batch()
     parts = batch.parts(run.training.accumulate_parts)
     student = {name[8:]: value for name, value in parameters.items() if name.startswith("student.")}
@@ -132,7 +133,7 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: C
             student_temperatures=values[3],
         )
         pathways = torch.func.functional_call(run.losses, transforms, (maps, part.teacher_maps))
-        loss = F.cross_entropy(logits, part.targets) + torch.stack(losses).double() @ values[0]
+        loss = weight * F.cross_entropy(logits, part.targets) + torch.stack(losses).double() @ values[0]
         total = total + (loss + pathways.double() @ values[1]) / len(parts)
     return total
 

@@ -115,7 +115,8 @@ def accuracy_by_arm(**changes: float) -> Accuracy:
     means = {**ACCURACY_OF_ARM, **changes}
 
     def accuracy(key: TrialKey, parameters: Mapping[str, Any]) -> float:
-        mean = means[key.arm if key.arm in means else key.arm.removeprefix(PRUNED)]
+        name = key.arm if key.arm in means else key.arm.removeprefix(PRUNED)
+        mean = means[name if name in means else name.split("_times_")[0]]
         return mean + 0.004 * noise(key.arm, key.seed, key.index)
 
     return accuracy
@@ -278,7 +279,11 @@ def run_result(
 
 def learned_point(start: Mapping[str, Any], progress: float, idle: tuple[int, ...] = ()) -> dict[str, Any]:
     """All that is learned doubles over training; idle pathways lose their weight instead."""
-    grown = {name: [value * (1 + progress) for value in start[name]] for name in start if name != "progress"}
+    grown = {
+        name: [value * (1 + progress) for value in start[name]]
+        for name in start
+        if isinstance(start[name], list)
+    }
     weights = grown["pathway_weights"]
     for index in idle:
         if index < len(weights):

@@ -10,15 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.planning.candidates import (
-    MOST_CANDIDATES,
+    MOST_EDITS,
     Candidate,
     Judged,
     ProcessKind,
+    doubled,
     earned_pathways,
     shapes,
     simplest_of_the_best,
     with_all_pathways,
 )
+from search.planning.process_shapes import scaled
 from tests.search.planning.test_process_shapes import process_of
 
 START = 0.05
@@ -98,8 +100,28 @@ class TestShapes:
             assert len(whole.process.pathways) == 4
             assert with_all_pathways(LEARNED, whole) is None
 
+    @pytest.mark.parametrize("chosen", shapes(LEARNED, LEARNED.points[0]), ids=lambda one: one.arm)
+    def test_the_best_is_tried_with_all_weights_doubled_and_doubled_again(self, chosen: Candidate) -> None:
+        found = [chosen]
+        while larger := doubled(found[-1]):
+            found.append(larger)
+        assert [one.arm for one in found] == [chosen.arm, f"{chosen.arm}_times_2", f"{chosen.arm}_times_4"]
+        assert found[-1].process == scaled(chosen.process, 4)
+        assert {one.kind for one in found} == {chosen.kind}
+        assert [one.simplicity for one in found] == sorted(one.simplicity for one in found)
+
+    def test_what_has_grown_has_grown_beside_cross_entropy(self) -> None:
+        """As a search at constant length records it: all shrink, cross-entropy more than the first."""
+        process = process_of([[1.0, 1.0], [0.8, 0.4], [0.8, 0.4]])
+        points = [
+            point.model_copy(update={"cross_entropy_weight": weight})
+            for point, weight in zip(process.points, (1.0, 0.5, 0.5), strict=True)
+        ]
+        learned = process.model_copy(update={"points": points})
+        assert earned_pathways(learned, points[0]) == [0]
+
     def test_never_more_than_the_budget_reserves(self) -> None:
-        assert len(shapes(LEARNED, LEARNED.points[0])) + 1 == MOST_CANDIDATES
+        assert len(shapes(LEARNED, LEARNED.points[0])) + 1 == MOST_EDITS
 
     def test_every_candidate_is_a_process_that_can_be_stored(self) -> None:
         for candidate in shapes(LEARNED, LEARNED.points[0]):

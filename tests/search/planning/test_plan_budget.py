@@ -11,7 +11,7 @@ import pytest
 
 from search.plan import next_trials
 from search.planning.arms import ArmName
-from search.planning.candidates import MOST_CANDIDATES
+from search.planning.candidates import MOST_EDITS
 from search.planning.costs import RunKind
 from search.records import Fail, Finish, RunParameters, StageName, TrialKey, TrialState, Wait
 from tests.search.planning.simulated_job import (
@@ -45,7 +45,7 @@ def run_of(kind: RunKind, splits: str) -> dict[str, Any]:
 def smallest_job(seeds: int, *, longer: bool, rounds: int = 1, replay_seeds: int = 1) -> tuple[float, float]:
     """Device-seconds of the smallest job, and wall seconds of it one trial at a time, after preflight."""
     search = rounds * run_seconds(run_of(RunKind.SEARCH, "search"))
-    search += MOST_CANDIDATES * replay_seeds * run_seconds(run_of(RunKind.PATHWAYS, "search"))
+    search += MOST_EDITS * replay_seeds * run_seconds(run_of(RunKind.PATHWAYS, "search"))
     alone, kd, pathways = (
         run_seconds(run_of(kind, "proof")) for kind in (RunKind.STUDENT_ALONE, RunKind.KD, RunKind.PATHWAYS)
     )
@@ -112,7 +112,7 @@ class TestRefusal:
         assert isinstance(job(needed * 0.999).run(), Fail)
         report = report_of(job(needed * 1.001))
         assert report["trials"]["search"] == rounds
-        assert report["trials"]["replay"] == MOST_CANDIDATES * replay_seeds
+        assert report["trials"]["replay"] == MOST_EDITS * replay_seeds
         assert report["device_seconds"]["total"] <= needed * 1.001
 
     def test_more_trials_at_once_need_less_wall_time(self) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from search.plan import best_search_trial, searched_run
 from search.planning.arms import kd
-from search.planning.candidates import MOST_CANDIDATES
+from search.planning.candidates import MOST_EDITS
 from search.planning.findings import what_search_found
 from search.planning.given import GivenProcess
 from search.planning.history import History, best
-from search.planning.process_shapes import held
+from search.planning.process_shapes import held, scaled
 from search.planning.proof_runs import ProofRuns, arms_to_run
 from search.recipe import Process
 from search.records import Fail, RunParameters, StageName, TrialKey, TrialState
@@ -49,7 +49,7 @@ class TestPruning:
         ]
         assert ["pruned_constant", "pruned_averaged", "pruned_schedule"] in starts
         assert ["averaged"] in starts
-        assert len(replays(job)) == MOST_CANDIDATES
+        assert len(replays(job)) == MOST_EDITS
 
     @pytest.mark.parametrize(
         ("changes", "pathways", "kind"),
@@ -112,12 +112,58 @@ class TestPruning:
         assert {one["arm"] for one in report["replays"]} <= {"pruned_averaged", "pruned_schedule", "schedule"}
 
 
+class TestLargerWeights:
+    """Where losses are judged at constant length the search cannot see how long it had better be."""
+
+    SGD: ClassVar = {"optimizer": "sgd"}
+
+    @pytest.mark.parametrize(
+        ("better", "tried", "scale"),
+        [
+            ({}, ["constant_times_2"], 1),
+            ({"constant_times_2": 0.9}, ["constant_times_2", "constant_times_4"], 2),
+            (
+                {"constant_times_2": 0.9, "constant_times_4": 0.99},
+                ["constant_times_2", "constant_times_4"],
+                4,
+            ),
+        ],
+    )
+    def test_they_are_doubled_as_long_as_that_helps(
+        self, better: dict[str, float], tried: list[str], scale: int
+    ) -> None:
+        means = {"constant": 0.8, "averaged": 0.5, "schedule": 0.5}
+        means |= {"constant_times_2": 0.7, "constant_times_4": 0.6, **better}
+        job = SimulatedJob(make_spec(training=self.SGD), accuracy=accuracy_by_arm(**means))
+        report = finished(job)
+        assert [arm for arm in replays(job) if "times" in arm] == tried
+        found = what_search_found(job.spec, History(job.trials()))
+        assert Process.model_validate(report["process"]) == scaled(held(found.learned), scale)
+        assert found.schedule == scaled(found.learned, scale)
+
+    def test_under_adam_their_size_changes_nothing_and_is_not_tried(self) -> None:
+        job = SimulatedJob(make_spec(training={"optimizer": "adamw"}))
+        finished(job)
+        assert not [arm for arm in replays(job) if "times" in arm]
+
+    def test_a_candidate_that_diverged_with_one_seed_is_not_judged_by_the_others(self) -> None:
+        means = {"constant": 0.8, "averaged": 0.5, "schedule": 0.5, "constant_times_2": 0.99}
+        job = SimulatedJob(
+            make_spec(training=self.SGD, search={"replay_seeds": 2}),
+            accuracy=accuracy_by_arm(**means),
+            failures={StageName.SEARCH: lambda key: key.arm == "constant_times_2" and key.seed == 1},
+        )
+        report = finished(job)
+        assert "constant_times_2" in replays(job)
+        assert "constant_times_2" not in {one["arm"] for one in report["replays"]}
+
+
 class TestReport:
     def test_all_candidates_with_their_figures(self) -> None:
         job = SimulatedJob(make_spec(search={"replay_seeds": 2}), idle_pathways=(1,))
         report = finished(job)
         json.dumps(report, allow_nan=False)
-        assert len(report["replays"]) == MOST_CANDIDATES
+        assert len(report["replays"]) == MOST_EDITS
         assert sum(one["chosen"] for one in report["replays"]) == 1
         accuracies = [one["accuracy"] for one in report["replays"]]
         assert accuracies == sorted(accuracies, reverse=True)
@@ -130,7 +176,7 @@ class TestReport:
             assert one["pathways"] == len(process_of(trials[0]).pathways)
         chosen = next(one for one in report["replays"] if one["chosen"])
         assert chosen["kind"] == report["process_kind"]
-        assert report["trials"]["replay"] == 2 * MOST_CANDIDATES
+        assert report["trials"]["replay"] == 2 * MOST_EDITS
         searched = next(arm for arm in report["arms"] if arm["arm"] == "searched")
         assert "2 of 3 pathways" in searched["detail"]
 

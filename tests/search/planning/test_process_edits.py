@@ -34,8 +34,10 @@ def rows(found: Process, progress: np.ndarray) -> np.ndarray:
     return np.array([table.at(at) for at in progress])
 
 
-def values(found: Point) -> list[float]:
+def values(found: Point, process: Process) -> list[float]:
+    entropy = found.cross_entropy_weight
     return [
+        process.cross_entropy_weight if entropy is None else entropy,
         *found.logit_weights,
         *found.pathway_weights,
         *found.teacher_temperatures,
@@ -76,7 +78,7 @@ class TestEveryEdit:
         found = edit(constant)
         progress = np.linspace(0, 1, 9)
         kept = [pathway.name for pathway in found.pathways]
-        chosen = [0, *(1 + i for i, pathway in enumerate(constant.pathways) if pathway.name in kept), 4, 5]
+        chosen = [0, 1, *(2 + i for i, path in enumerate(constant.pathways) if path.name in kept), 5, 6]
         np.testing.assert_allclose(rows(found, progress), rows(constant, progress)[:, chosen], rtol=1e-12)
 
 
@@ -100,7 +102,7 @@ class TestSmoothed:
     def test_width_zero_changes_nothing_and_width_two_gives_the_mean_everywhere(self) -> None:
         assert smoothed(KINK, width=0.0) == KINK
         for one in smoothed(KINK, width=2.0).points:
-            assert values(one) == pytest.approx(values(averaged(KINK).points[0]))
+            assert values(one, KINK) == pytest.approx(values(averaged(KINK).points[0], KINK))
 
     @given(recorded=processes(), width=st.floats(0.01, 1))
     @settings(max_examples=30, deadline=None)
@@ -113,7 +115,7 @@ class TestSmoothed:
             lengths = np.diff([begin, *inside, end])
             middles = np.array([begin, *inside]) + lengths / 2
             expected = (rows(recorded, middles) * lengths[:, None]).sum(axis=0) / (end - begin)
-            np.testing.assert_allclose(values(one), expected, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(values(one, found), expected, rtol=1e-9, atol=1e-9)
 
     def test_a_negative_width_is_refused(self) -> None:
         with pytest.raises(ValueError, match="negative"):
@@ -143,12 +145,18 @@ class TestAveraged:
     def test_the_mean_of_a_window_held(self) -> None:
         found = averaged(RAMP, begin=0.5, end=1.0)
         assert found.is_constant
-        assert values(found.points[0]) == pytest.approx([1.5, 3.0, 1.0, 0.0, 3.0, 4.0])
+        assert values(found.points[0], RAMP) == pytest.approx([1.0, 1.5, 3.0, 1.0, 0.0, 3.0, 4.0])
 
     def test_a_window_of_one_moment_is_that_moment(self) -> None:
-        assert values(averaged(RAMP, begin=0.25, end=0.25).points[0]) == pytest.approx(
-            [0.5, 1.0, 1.0, 0.0, 3.0, 4.0]
+        assert values(averaged(RAMP, begin=0.25, end=0.25).points[0], RAMP) == pytest.approx(
+            [1.0, 0.5, 1.0, 1.0, 0.0, 3.0, 4.0]
         )
+
+    def test_cross_entropy_may_change_over_training_too(self) -> None:
+        last = RAMP.points[1].model_copy(update={"cross_entropy_weight": 0.2})
+        falling = RAMP.model_copy(update={"points": [RAMP.points[0], last]})
+        assert averaged(falling).points[0].cross_entropy_weight == pytest.approx(0.6)
+        assert held(falling).points[0].cross_entropy_weight == 0.2
 
     def test_a_window_the_wrong_way_round_is_refused(self) -> None:
         with pytest.raises(ValueError, match="begin"):

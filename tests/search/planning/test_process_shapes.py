@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from search.planning.process_shapes import held, pruned, shuffled, stays_near
+from search.planning.process_shapes import held, pruned, scaled, shuffled, stays_near
+from search.planning.process_table import ProcessTable
 from search.recipe import Process
 
 
@@ -46,6 +47,17 @@ def test_pruned_keeps_names_and_weights_together() -> None:
     assert Process.model_validate(kept.model_dump()) == kept
     assert pruned(process, range(3)) == process
     assert not pruned(process, []).pathways
+
+
+def test_scaled_is_every_weight_and_no_temperature() -> None:
+    process = process_of([[1.0, 2.0], [4.0, 5.0]])
+    last = process.points[1].model_copy(update={"cross_entropy_weight": 0.25})
+    found = scaled(process.model_copy(update={"points": [process.points[0], last]}), 4)
+    assert ProcessTable(found).rows.tolist() == [
+        [4.0, 4.0, 4.0, 8.0, 2.0, 2.0],
+        [1.0, 16.0, 16.0, 20.0, 5.0, 2.0],
+    ]
+    assert Process.model_validate(found.model_dump()) == found
 
 
 def test_nearness_is_relative_and_looks_at_every_moment() -> None:

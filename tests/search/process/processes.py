@@ -49,10 +49,12 @@ def processes(draw: st.DrawFn) -> Process:
             Pathway(teacher_stage=0, student_stage=stage, transform="linear", distance="l1", scale=stage + 1)
             for stage in range(pathways)
         ],
+        cross_entropy_weight=draw(weights),
         unit_scaled=draw(st.booleans()),
         points=[
             Point(
                 progress=at,
+                cross_entropy_weight=draw(st.none() | weights),
                 logit_weights=draw(st.lists(weights, min_size=losses, max_size=losses)),
                 pathway_weights=draw(st.lists(weights, min_size=pathways, max_size=pathways)),
                 teacher_temperatures=draw(temperatures),

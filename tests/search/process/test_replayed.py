@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from search.process import ReplayedProcess
-from search.recipe import Process
+from search.recipe import Point, Process
 from tests.search.process.processes import PATHWAYS, START, point, process, processes
+
+
+def cross_entropy_weight(recorded: Process, at: Point) -> float:
+    own = at.cross_entropy_weight
+    return recorded.cross_entropy_weight if own is None else own
 
 
 def test_a_replay_interpolates_linearly() -> None:
@@ -32,6 +37,8 @@ def test_a_replay_interpolates_linearly() -> None:
 def test_any_process_at_any_moment_is_what_numpy_interpolates(recorded: Process, progress: float) -> None:
     found = ReplayedProcess(recorded).at(progress)
     at = [p.progress for p in recorded.points]
+    entropy = np.interp(progress, at, [cross_entropy_weight(recorded, p) for p in recorded.points])
+    assert found.cross_entropy_weight == pytest.approx(entropy, rel=1e-9, abs=1e-9)
     for name in ("logit_weights", "pathway_weights", "teacher_temperatures", "student_temperatures"):
         columns = zip(*(getattr(p, name) for p in recorded.points), strict=True)
         expected = [np.interp(progress, at, column) for column in columns]
@@ -42,7 +49,11 @@ def test_any_process_at_any_moment_is_what_numpy_interpolates(recorded: Process,
 @settings(max_examples=30, deadline=None)
 def test_at_its_points_a_process_is_what_was_recorded(recorded: Process) -> None:
     replayed = ReplayedProcess(recorded)
-    assert [replayed.at(p.progress).point(p.progress) for p in recorded.points] == recorded.points
+    expected = [
+        p.model_copy(update={"cross_entropy_weight": cross_entropy_weight(recorded, p)})
+        for p in recorded.points
+    ]
+    assert [replayed.at(p.progress).point(p.progress) for p in recorded.points] == expected
 
 
 def test_one_point_is_constant() -> None:
