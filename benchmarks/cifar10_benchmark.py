@@ -91,7 +91,14 @@ class Benchmark:
             search={
                 "rounds": schedule.rounds,
                 "replay_seeds": schedule.replay_seeds,
-                "space": {**SPACE.model_dump(), "update_every_steps": [schedule.update_every_steps]},
+                "space": {
+                    **SPACE.model_dump(),
+                    "process_learning_rate": {
+                        "low": schedule.process_learning_rate / 2,
+                        "high": schedule.process_learning_rate * 2,
+                    },
+                    "update_every_steps": [schedule.update_every_steps],
+                },
                 "process": {**PROCESS.model_dump(), "meta_batch_size": schedule.meta_batch_size},
             },
         )

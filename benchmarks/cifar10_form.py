@@ -15,7 +15,8 @@ SHORTEST_LONG = 12
 @dataclass(frozen=True)
 class Schedule:
     """One part of the benchmark. `curve`, `searched_curve`: other numbers of epochs that plain KD and the
-    searched process train for, as shares of `epochs`. A meta batch of None has as many images as a batch."""
+    searched process train for, as shares of `epochs`. A meta batch of None has as many images as a batch.
+    The fewer updates the process has, the larger is its learning rate: it has to get as far."""
 
     epochs: int
     search_epochs: int
@@ -24,6 +25,7 @@ class Schedule:
     learning_rate: float = 0.2
     update_every_steps: int = 1
     meta_batch_size: int | None = None
+    process_learning_rate: float = 0.1
     rounds: int = 1
     replay_seeds: int = 1
     curve: tuple[float, ...] = ()
@@ -44,7 +46,19 @@ class Form:
 
 FULL = Form(
     short=Schedule(12, 12, trials=1, rounds=2, replay_seeds=2),
-    long=Schedule(100, 33, trials=1, replay_seeds=2, curve=(0.25, 0.5, 2.0), searched_curve=(0.25, 0.5)),
+    long=Schedule(
+        60,
+        60,
+        trials=1,
+        batch_size=32,
+        learning_rate=0.4,
+        update_every_steps=4,
+        meta_batch_size=64,
+        process_learning_rate=0.03,
+        replay_seeds=2,
+        curve=(0.25, 0.5, 2.0),
+        searched_curve=(0.25, 0.5),
+    ),
     seeds=5,
     longer_seeds=3,
     orientation_seeds=2,
@@ -52,7 +66,18 @@ FULL = Form(
 )
 QUICK = Form(
     short=Schedule(6, 6, trials=1),
-    long=Schedule(40, 14, trials=1, curve=(0.5, 2.0), searched_curve=(0.5,)),
+    long=Schedule(
+        20,
+        20,
+        trials=1,
+        batch_size=32,
+        learning_rate=0.4,
+        update_every_steps=4,
+        meta_batch_size=64,
+        process_learning_rate=0.06,
+        curve=(0.5, 2.0),
+        searched_curve=(0.5,),
+    ),
     seeds=2,
     longer_seeds=1,
     orientation_seeds=1,
