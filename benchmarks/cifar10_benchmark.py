@@ -93,6 +93,7 @@ class Benchmark:
                 "replay_seeds": schedule.replay_seeds,
                 "space": {
                     **SPACE.model_dump(),
+                    "distances": [list(schedule.distances)],
                     "process_learning_rate": {
                         "low": schedule.process_learning_rate / 2,
                         "high": schedule.process_learning_rate * 2,

@@ -9,7 +9,6 @@ REPLAY_STEP = 1.15
 """A replayed step over a plain KD step, before it is measured."""
 CANDIDATES = 4.5
 """Edits of a learned process that are replayed on validation."""
-SHORTEST_LONG = 12
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Schedule:
     update_every_steps: int = 1
     meta_batch_size: int | None = None
     process_learning_rate: float = 0.1
+    distances: tuple[str, ...] = ("mse", "attention")
     rounds: int = 1
     replay_seeds: int = 1
     curve: tuple[float, ...] = ()
@@ -55,6 +55,7 @@ FULL = Form(
         update_every_steps=4,
         meta_batch_size=64,
         process_learning_rate=0.03,
+        distances=("hcl", "attention"),
         replay_seeds=2,
         curve=(0.25, 0.5, 2.0),
         searched_curve=(0.25, 0.5),
@@ -75,6 +76,7 @@ QUICK = Form(
         update_every_steps=4,
         meta_batch_size=64,
         process_learning_rate=0.06,
+        distances=("hcl", "attention"),
         curve=(0.5, 2.0),
         searched_curve=(0.5,),
     ),
@@ -116,7 +118,7 @@ def planned(form: Form, *, short: StepSeconds, long: StepSeconds, processes: int
     room = 60 * processes * form.minutes - device_seconds(form, form.short, short)
     wanted = device_seconds(form, form.long, long)
     share = min(1.0, max(room, 0.0) / wanted)
-    epochs = max(SHORTEST_LONG, form.short.epochs, int(share * form.long.epochs))
+    epochs = max(form.short.epochs, int(share * form.long.epochs))
     if epochs >= form.long.epochs:
         return form
     search_epochs = max(1, round(form.long.search_epochs * epochs / form.long.epochs))

@@ -48,7 +48,7 @@ PROCESS = ProcessSettings(
 SPACE = Space(
     connections=["last"],
     transforms=[["projection"]],
-    distances=[["hcl", "attention"]],
+    distances=[["mse", "attention"]],
     logit_losses=[["kd"]],
     process_learning_rate=Range(low=0.05, high=0.2),
     update_every_steps=[1],

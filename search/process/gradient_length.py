@@ -41,13 +41,11 @@ class GradientLength:
         """Count an update of the process."""
         self._updates += 1
 
-    def measured(self, *, start: float, now: float, factor: float) -> None:
-        """Take in two squared lengths: of the starting weights' gradient, and of the gradient of a step that
-        was taken with this factor. A length of zero, or one that is not finite, says nothing."""
-        if not (0.0 < start < math.inf and 0.0 < now < math.inf):
-            return
-        newest = math.log(factor) + 0.5 * math.log(start / now)
-        self._logarithm += NEWEST_SHARE * (newest - self._logarithm)
+    def measured(self, *, start: float, now: float) -> None:
+        """Take in two squared lengths: of the starting weights' gradient, and of the gradient of a step taken
+        with the factor of now. A length of zero, or one that is not finite, says nothing."""
+        if 0.0 < start < math.inf and 0.0 < now < math.inf:
+            self._logarithm += NEWEST_SHARE * 0.5 * math.log(start / now)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to continue."""

@@ -119,11 +119,7 @@ class ProcessLearning:
             if name.startswith("student.") and update.gradient is not None
         ]
         starting = self._starting_gradient(taken.step)
-        self.process.length.measured(
-            start=_squared_length(starting),
-            now=_squared_length(gradients),
-            factor=self.process.length.factor,
-        )
+        self.process.length.measured(start=_squared_length(starting), now=_squared_length(gradients))
 
     def _starting_gradient(self, step: Step) -> list[Tensor]:
         scale = FLOAT16_SCALE if step.precision == "float16" else 1.0

@@ -108,7 +108,7 @@ class TestPlan:
 
     @pytest.mark.parametrize("form", [FULL, QUICK], ids=["full", "quick"])
     def test_on_a_slow_machine_the_long_schedule_is_cut_to_its_minutes(self, form: Form) -> None:
-        short, long = StepSeconds(kd=0.15, search=0.4), StepSeconds(kd=0.06, search=0.1)
+        short, long = StepSeconds(kd=0.15, search=0.4), StepSeconds(kd=0.045, search=0.08)
         cut = planned(form, short=short, long=long, processes=2)
         assert cut.long.search_epochs < form.long.search_epochs
         assert cut.long.search_epochs <= cut.long.epochs < form.long.epochs

@@ -19,16 +19,16 @@ from tests.search.hypergradient.runs import TRAINING, make_run
 class TestFactor:
     def test_it_moves_to_what_is_measured_on_a_logarithmic_scale(self) -> None:
         length = GradientLength(is_held=True)
-        length.measured(start=1.0, now=16.0, factor=1.0)
+        length.measured(start=1.0, now=16.0)
         assert length.factor == pytest.approx(0.25**NEWEST_SHARE)
         for _ in range(60):
-            length.measured(start=1.0, now=16.0 * length.factor**2, factor=length.factor)
+            length.measured(start=1.0, now=16.0 * length.factor**2)
         assert length.factor == pytest.approx(0.25)
 
     @pytest.mark.parametrize(("start", "now"), [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf)])
     def test_a_length_that_says_nothing_changes_nothing(self, start: float, now: float) -> None:
         length = GradientLength(is_held=True)
-        length.measured(start=start, now=now, factor=1.0)
+        length.measured(start=start, now=now)
         assert length.factor == 1.0
 
     def test_it_is_due_now_and_then_and_never_where_it_is_not_held(self) -> None:
@@ -43,7 +43,7 @@ class TestFactor:
 
     def test_it_goes_on_from_its_state(self) -> None:
         length, again = GradientLength(is_held=True), GradientLength(is_held=True)
-        length.measured(start=1.0, now=3.0, factor=1.0)
+        length.measured(start=1.0, now=3.0)
         length.updated()
         again.load(length.state())
         assert (again.factor, again.is_due) == (length.factor, length.is_due)
