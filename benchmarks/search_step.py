@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.results import Goal, Result, Spread, argument_parser, report
 from benchmarks.search_step_runs import CACHED, COMPUTED, PAIRS, Turns
+from search.process.gradient_length import EVERY_UPDATES
 
 UPDATES = (1, 4)
 GOALS = {1: 2.4, 4: 0.65}
@@ -51,7 +52,8 @@ def measured(pair: str, teaching: str, *, device: str, rounds: int) -> Costs:
     kinds: dict[str, tuple[Callable[[], object], int]] = {
         "passes": (turns.passes, 1),
         "plain": (turns.plain, 1),
-        **{f"k{every}": (turns.search(every), every) for every in UPDATES},
+        # As many steps as from one measurement of the gradient's length to the next.
+        **{f"k{every}": (turns.search(every), every * EVERY_UPDATES) for every in UPDATES},
     }
     if teaching == COMPUTED:
         kinds["distpro"] = (turns.distpro, 1)

@@ -57,8 +57,9 @@ class Turns:
         next(self._plain_steps)
 
     def search(self, every: int) -> Callable[[], object]:
-        """Steps of a search that updates its process at every so many."""
-        steps = self._run(learn=Learning(learning_rate=0.05, update_every_steps=every)).steps()
+        """Steps of a search that updates its process at every so many, at constant length as by default."""
+        learn = Learning(learning_rate=0.05, update_every_steps=every, at_constant_length=True)
+        steps = self._run(learn=learn).steps()
         return lambda: next(steps)
 
     def passes(self) -> None:
