@@ -67,16 +67,12 @@ FULL = Form(
 )
 QUICK = Form(
     short=Schedule(6, 6, trials=1),
-    long=Schedule(
-        20,
-        20,
-        trials=1,
-        batch_size=32,
-        learning_rate=0.4,
-        update_every_steps=4,
-        meta_batch_size=64,
+    long=replace(
+        FULL.long,
+        epochs=20,
+        search_epochs=20,
         process_learning_rate=0.06,
-        distances=("hcl", "attention"),
+        replay_seeds=1,
         curve=(0.5, 2.0),
         searched_curve=(0.5,),
     ),

@@ -46,6 +46,9 @@ class LearnedProcess:
     def __init__(self, process: Process, learning: Learning) -> None:
         self.process = process
         self.learning = learning
+        own = process.points[0].cross_entropy_weight
+        # A warm-started search begins where another ended, which may have changed it.
+        self._cross_entropy_weight = process.cross_entropy_weight if own is None else own
         self._least = max(LEAST_WEIGHT, LEAST_OF_SKIPPED * process.skip_below)
         self._softplus = Softplus()
         self._normalisation: Normalisation = get(Kind.NORMALISATION, learning.normalisation).factory()
@@ -80,14 +83,14 @@ class LearnedProcess:
 
     def _effective(self, raw: Mapping[str, Tensor]) -> Effective:
         values = (part.detach() for part in self._values(raw))
-        return Effective(self.process.cross_entropy_weight, *values).times(self.length.factor)
+        return Effective(self._cross_entropy_weight, *values).times(self.length.factor)
 
     def starting(self) -> Effective:
         """The weights from which the search began, at the temperatures of now."""
         start, now = self.process.points[0], self._effective(self._raw)
         return replace(
             now,
-            cross_entropy_weight=self.process.cross_entropy_weight,
+            cross_entropy_weight=self._cross_entropy_weight,
             logit_weights=vector(start.logit_weights),
             pathway_weights=vector(start.pathway_weights),
         )

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from search.distill import Distillation
-from search.process import Effective
+from search.process import Effective, LearnedProcess
 from search.process.gradient_length import EVERY_UPDATES, NEWEST_SHARE, GradientLength
+from search.records import Learning
 from search.training.precision import forward_taps
 from tests.search.hypergradient.runs import TRAINING, make_run
+from tests.search.process.processes import START, process
 
 
 class TestFactor:
@@ -83,3 +85,10 @@ def test_weights_that_change_leave_the_gradient_as_long_as_the_starting_weights_
     of_start, found, free = (student_length(run, one) for one in (start, effective, without))
     assert not 0.7 < free / of_start < 1.4, "else there would be nothing to hold"
     assert found == pytest.approx(of_start, rel=0.15)
+
+
+def test_a_search_that_goes_on_from_another_keeps_its_weight_of_cross_entropy() -> None:
+    begun = process(START.model_copy(update={"cross_entropy_weight": 0.3}))
+    learned = LearnedProcess(begun, Learning(learning_rate=0.1, at_constant_length=True))
+    assert learned.at(0.0).cross_entropy_weight == 0.3
+    assert learned.starting().cross_entropy_weight == 0.3
