@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from search.dimensions import Choices, Dimension, Interval, Options
 from search.pathway_rules import enumerate_pathways, fits
 from search.planning.process_edits import averaged
+from search.planning.process_rate import process_rate, process_rate_dimension
 from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
 from search.spec import JobSpec, Range
@@ -43,7 +44,7 @@ def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
         _options("distances", space.distances),
         _options("logit_losses", space.logit_losses),
         _options("taps", space.taps),
-        _interval("process_learning_rate", space.process_learning_rate),
+        process_rate_dimension(space),
         _options("update_every_steps", space.update_every_steps),
     )
 
@@ -193,14 +194,16 @@ def learning(spec: JobSpec, *, learning_rate: float, update_every_steps: int) ->
 
 def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> RunParameters:
     """A search trial: learns its process by hypergradient, from the starting process of its choices."""
+    update_every_steps = int(_number(choices["update_every_steps"]))
+    steps = spec.budget.epochs_per_trial * preflight.steps_per_epoch["search"]
     return RunParameters(
         process=starting_process(spec, choices, pathways_of(choices, preflight)),
         epochs=spec.budget.epochs_per_trial,
         splits="search",
         learn=learning(
             spec,
-            learning_rate=_number(choices["process_learning_rate"]),
-            update_every_steps=int(_number(choices["update_every_steps"])),
+            learning_rate=process_rate(choices, updates=steps // update_every_steps),
+            update_every_steps=update_every_steps,
         ),
         choices=choices,
     )

@@ -55,8 +55,10 @@ class Space(SpecModel):
         description="Where stages are tapped; `pre_activation`: before the last activation, where a model "
         "has one there.",
     )
-    process_learning_rate: Range = Field(
-        default_factory=lambda: Range(low=0.03, high=0.3), description="Adam's, on the process."
+    process_learning_rate: Range | None = Field(
+        default=None,
+        description="Adam's, on the process. By default a third to three times 30 / updates of the process, "
+        "or of 0.1 where that is less: the more updates, the smaller each.",
     )
     update_every_steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default_factory=lambda: [1], description="The process is updated at every so many steps."

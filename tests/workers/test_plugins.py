@@ -73,7 +73,7 @@ def test_it_is_in_the_catalogue_in_the_plan_and_in_the_driver(installed: None) -
     for parameters in proposed:
         pathways = parameters["process"]["pathways"]
         assert {(one["transform"], one["distance"]) for one in pathways} == {("identity", "silhouette")}
-    names = ("connections", "process_learning_rate")
+    names = ("connections", "process_learning_rate_factor")
     assert len({tuple(parameters["choices"][name] for name in names) for parameters in proposed}) > 2
     assert reason_of_the_driver(spec) == "budget_too_small"
 

@@ -187,12 +187,13 @@ class TestProposals:
         chosen = {name: [trial.parameters["choices"][name] for trial in trials] for name in space}
         for name, values in space.items():
             assert all(value in chosen[name] for value in values), name
-        assert len({trial.parameters["choices"]["process_learning_rate"] for trial in trials}) > 10
+        assert len({trial.parameters["choices"]["process_learning_rate_factor"] for trial in trials}) > 10
         for trial in trials:
             run, choices = RunParameters.model_validate(trial.parameters), trial.parameters["choices"]
             assert run.learn is not None
             assert run.learn.update_every_steps == choices["update_every_steps"]
-            assert run.learn.learning_rate == choices["process_learning_rate"]
+            factor = choices["process_learning_rate_factor"]
+            assert run.learn.learning_rate == pytest.approx(0.1 * factor)
             assert run.process.taps == choices["taps"]
             assert [loss.name for loss in run.process.logit_losses] == choices["logit_losses"]
             assert {pathway.distance for pathway in run.process.pathways} <= set(choices["distances"])
@@ -355,7 +356,8 @@ class TestPurity:
         (template, *_) = job.of(StageName.SEARCH)
         for index in range(200):
             key = TrialKey(StageName.SEARCH, "searched", 0, index)
-            choices = {**template.parameters["choices"], "process_learning_rate": 0.02 + 0.0004 * index}
+            factor = 0.4 + 0.01 * index
+            choices = {**template.parameters["choices"], "process_learning_rate_factor": factor}
             trial = replace(template, key=key, parameters={**template.parameters, "choices": choices})
             result = run_result(trial, 0.5 + 0.1 * noise(index))
             job.records[key] = replace(trial, state=TrialState.COMPLETED, result=result, curve=())
