@@ -101,7 +101,7 @@ def device_seconds(form: Form, schedule: Schedule, step: StepSeconds) -> float:
     search = schedule.search_epochs * (learning * SEARCH_IMAGES // batch * step.search + replays)
     run = schedule.epochs * proof_epoch
     compared = form.seeds * (2 + 2 * REPLAY_STEP) * run + form.orientation_seeds * run
-    longer = form.longer_seeds * (2 * REPLAY_STEP * run + search)
+    longer = form.longer_seeds * (3 * REPLAY_STEP * run + search)
     curves = form.orientation_seeds * (sum(schedule.curve) + REPLAY_STEP * sum(schedule.searched_curve)) * run
     return 2 * search + compared + longer + curves
 

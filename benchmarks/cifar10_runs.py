@@ -19,7 +19,8 @@ from search.records import Proposal, StageName, TrialKey, TrialRecord
 
 class Arm(StrEnum):
     """What is trained. `schedule` and `constant`: what was learned, as learned and with its end held, over
-    the searched process's pathways."""
+    the searched process's pathways. Longer KD is tuned KD; where tuning has chosen badly, plain KD for the
+    replay's time is the harder one to beat."""
 
     STUDENT_ALONE = "student_alone"
     PLAIN_KD = "plain_kd"
@@ -28,6 +29,7 @@ class Arm(StrEnum):
     SCHEDULE = "schedule"
     CONSTANT = "constant"
     LONGER_REPLAY = "longer_kd_replay"
+    LONGER_PLAIN_REPLAY = "longer_plain_kd_replay"
     LONGER_TOTAL = "longer_kd_total"
 
 
@@ -58,7 +60,7 @@ class ProofOfSchedule:
         match arm:
             case Arm.STUDENT_ALONE:
                 return constant()
-            case Arm.PLAIN_KD:
+            case Arm.PLAIN_KD | Arm.LONGER_PLAIN_REPLAY:
                 return plain_kd()
             case Arm.SEARCHED:
                 return self.found.searched
@@ -77,7 +79,7 @@ class ProofOfSchedule:
         self.job.run(self._proposal(arm, seed, self.epochs) for arm, seed in wanted)
 
     def beyond(self, longer: Mapping[Arm, int], curves: Mapping[Arm, Sequence[int]]) -> None:
-        """Tuned KD for as many epochs as each kind of longer KD has; and arms for other numbers of epochs,
+        """Each kind of longer KD for its epochs; and arms for other numbers of epochs,
         each run with its whole learning-rate schedule. In one batch, so that no process waits for another."""
         wanted = [
             self._proposal(arm, seed, count) for arm, count in longer.items() for seed in self.seeds.longer
@@ -116,6 +118,7 @@ class ProofOfSchedule:
         replay = self.epochs * replay_cost
         return {
             Arm.LONGER_REPLAY: max(self.epochs, math.ceil(replay)),
+            Arm.LONGER_PLAIN_REPLAY: max(self.epochs, math.ceil(replay)),
             Arm.LONGER_TOTAL: max(self.epochs, math.ceil(replay + self.search_seconds() / epoch)),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from search.problems import SearchProblem
 from search.spec import JobSpec
@@ -44,6 +45,14 @@ def free_bytes(device: torch.device) -> int:
     """What a CUDA device has left for this process, with what its allocator holds and does not use."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same values on a device. To a GPU from page-locked memory, so that nothing waits here: a copy from
+    ordinary memory waits for all the work that the GPU was given before."""
+    if device.type != "cuda" or tensor.device.type != "cpu" or tensor.requires_grad:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def devices_here() -> list[str]:

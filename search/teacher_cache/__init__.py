@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from search.devices import device_name, free_bytes
+from search.devices import device_name, free_bytes, sent
 from search.models import weights_sha256
 from search.teacher_cache.files import LOGITS, CacheKey, OutputFiles, map_name
 from search.teacher_cache.teacher_pass import (
@@ -57,7 +57,7 @@ class _View:
     def read(self, indices: Tensor, stages: Sequence[int], teacher_pass: TeacherPass) -> Outputs:
         def chosen(rows: Tensor) -> Tensor:
             # index_select copies whole rows: 0.2 ms for 128 maps of 128x8x8, conversion included.
-            return rows.index_select(0, indices.to(rows.device)).to(teacher_pass.device)
+            return sent(rows.index_select(0, sent(indices, rows.device)), teacher_pass.device)
 
         maps = {stage: chosen(self.maps[stage]).to(teacher_pass.dtype) for stage in stages}
         return chosen(self.logits), maps

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search.augment import views
 from search.data import ImageSet, as_float
-from search.devices import free_bytes
+from search.devices import free_bytes, sent
 from search.models import TappedModel
 from search.models.tapped import Taps
 from search.problems import SearchProblem
@@ -140,10 +140,10 @@ class Batches:
 
     def _images(self, images: ImageSet, indices: Tensor, view: int) -> Tensor:
         # index_select copies whole images; indexing by a tensor, element by element, takes 20 times as long.
-        raw = images.images.index_select(0, indices.to(images.images.device))
+        raw = images.images.index_select(0, sent(indices, images.images.device))
         augmented = views(
-            raw.to(self.device),
-            indices=indices.to(self.device),
+            sent(raw, self.device),
+            indices=sent(indices, self.device),
             seed=self.augmentation_seed,
             view=view,
             policy=self.training.augmentation,
@@ -152,13 +152,13 @@ class Batches:
         return as_floats.to(memory_format=torch.channels_last) if self.training.channels_last else as_floats
 
     def _labels(self, images: ImageSet, indices: Tensor) -> Tensor:
-        return images.labels.index_select(0, indices.to(images.labels.device)).to(self.device)
+        return sent(images.labels.index_select(0, sent(indices, images.labels.device)), self.device)
 
     def _mixed(
         self, mixing: Mixing, images: Tensor, labels: Tensor, *, indices: Tensor, view: int
     ) -> tuple[Tensor, Tensor]:
         """Images mixed with other training images in the same view, and their labels' probabilities."""
-        words = mixing.words(indices.to(self.device), seed=self.augmentation_seed, view=view)
+        words = mixing.words(sent(indices, self.device), seed=self.augmentation_seed, view=view)
         partners = mixing.partners(words, images=len(self.train.labels))
         mixed, share = mixing.mixed(images, self._images(self.train, partners, view), words)
         others = self._labels(self.train, partners)

@@ -236,7 +236,8 @@ def _squared_length(vectors: list[Tensor]) -> float:
     """Of all of them as one vector."""
     if not vectors:
         return 0.0
-    return float(torch.stack([vector.double().square().sum() for vector in vectors]).sum())
+    # Summed on the CPU, where there is float64.
+    return float(torch.stack(torch._foreach_norm(vectors)).cpu().double().square().sum())
 
 
 def training_seed(seed: int, step: int, part: int = 0) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from search.devices import sent
 from search.logits import build_logit_loss
 from search.pathways import build_pathway
 from search.problems import SearchProblem
@@ -123,7 +124,13 @@ class DistillationLosses(nn.Module):
         if not self.is_measured:
             self.scales.copy_(raw.detach().clamp(min=SCALE_FLOOR))
             self.is_measured = True
-        return raw / self.scales[list(indices)].to(raw)
+        return raw / self._scales(indices).to(raw)
+
+    def _scales(self, indices: Sequence[int]) -> Tensor:
+        if list(indices) == list(range(len(self.scales))):
+            return self.scales
+        # A list as an index would be copied to the device, which waits for all that runs there.
+        return torch.stack([self.scales[index] for index in indices])
 
     def _raw(
         self, index: int, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
@@ -155,7 +162,7 @@ class DistillationLosses(nn.Module):
         values = self.pathway_losses(student_maps, teacher_maps, active)
         if len(values):
             weights = effective.pathway_weights if active is None else effective.pathway_weights[list(active)]
-            loss = loss + values @ weights.to(values)
+            loss = loss + values @ sent(weights.to(values.dtype), values.device)
         logit_losses = self.logit_losses(
             student_logits,
             teacher_logits,
@@ -164,7 +171,8 @@ class DistillationLosses(nn.Module):
             student_temperatures=effective.student_temperatures,
         )
         if logit_losses:
-            loss = loss + torch.stack(logit_losses) @ effective.logit_weights.to(loss)
+            weights = effective.logit_weights.to(loss.dtype)
+            loss = loss + torch.stack(logit_losses) @ sent(weights, loss.device)
         return loss, cross_entropy
 
 

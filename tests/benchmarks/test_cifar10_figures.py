@@ -25,6 +25,7 @@ SHORT = Figures(
         "schedule": runs(0.55, 0.57, 0.56),
         "constant": runs(0.57, 0.58, 0.59),
         "longer_kd_replay": runs(0.60, 0.60),
+        "longer_plain_kd_replay": runs(0.61, 0.61),
         "longer_kd_total": runs(0.62, 0.62),
     },
     plain_curve={10: runs(0.52, 0.53)},
@@ -54,6 +55,7 @@ def figure(name: str, short: Figures = SHORT, long: Figures = LONG) -> float:
         ("cifar10_schedule_points", -2.0),
         ("cifar10_replay_cost", 1.2),
         ("cifar10_vs_longer_replay_points", -2.5),
+        ("cifar10_vs_longer_plain_replay_points", -3.5),
         ("cifar10_vs_longer_total_points", -4.5),
         ("cifar10_long_saturation_points", 0.25),
     ],
@@ -74,6 +76,7 @@ def test_every_goal_of_the_benchmark_is_there() -> None:
         "cifar10_gain_lower",
         "cifar10_replay_cost",
         "cifar10_vs_longer_replay_points",
+        "cifar10_vs_longer_plain_replay_points",
         "cifar10_epochs_fraction",
     }
 
