@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _View:
-    """A view's rows: logits (N, K), maps (N, C, H, W) by stage."""
+    """A view's rows: logits (N, K), maps by stage as they are stored (`TeacherPass.stored`)."""
 
     logits: Tensor
     maps: dict[int, Tensor]
@@ -59,8 +59,8 @@ class _View:
             # index_select copies whole rows: 0.2 ms for 128 maps of 128x8x8, conversion included.
             return sent(rows.index_select(0, sent(indices, rows.device)), teacher_pass.device)
 
-        maps = {stage: chosen(self.maps[stage]).to(teacher_pass.dtype) for stage in stages}
-        return chosen(self.logits), maps
+        maps = {stage: teacher_pass.from_stored(chosen(self.maps[stage])) for stage in stages}
+        return chosen(self.logits), {stage: value.to(teacher_pass.dtype) for stage, value in maps.items()}
 
 
 class TeacherCache:
@@ -157,7 +157,7 @@ class TeacherCache:
                 if LOGITS in rows:
                     append(LOGITS, outputs[0])
                 for stage in missing:
-                    append(self._name(stage), rounded(outputs[1][stage], stage=stage, is_wide=stage in wide))
+                    append(self._name(stage), self._stored(outputs, stage, wide))
 
             self._pass.over_view(view, missing, keep)
 
@@ -169,16 +169,20 @@ class TeacherCache:
         def keep(outputs: Outputs) -> None:
             logits.append(outputs[0])
             for stage, parts in maps.items():
-                parts.append(rounded(outputs[1][stage], stage=stage, is_wide=stage in wide))
+                parts.append(self._stored(outputs, stage, wide))
 
         self._pass.over_view(view, self.stages, keep)
         return _View(torch.cat(logits), {stage: torch.cat(parts) for stage, parts in maps.items()})
 
     def _name(self, stage: int) -> str:
-        return map_name(stage, self._pass.taps)
+        return map_name(stage, self._pass.taps, channels_last=self._pass.channels_last)
+
+    def _stored(self, outputs: Outputs, stage: int, wide: set[int]) -> Tensor:
+        return self._pass.stored(rounded(outputs[1][stage], stage=stage, is_wide=stage in wide))
 
     def _row(self, stage: int, *, is_wide: bool) -> Tensor:
-        return torch.zeros(self._shapes[1][stage], dtype=torch.float32 if is_wide else torch.float16)
+        dtype = torch.float32 if is_wide else torch.float16
+        return self._pass.stored(torch.zeros(1, *self._shapes[1][stage], dtype=dtype))[0]
 
 
 def _until_it_fits(attempt: Callable[[set[int]], T]) -> T:

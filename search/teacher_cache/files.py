@@ -56,9 +56,9 @@ class CacheKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:40]
 
 
-def map_name(stage: int, taps: str) -> str:
-    """The name of the output that is a stage's map."""
-    return f"stage-{stage}-{taps}"
+def map_name(stage: int, taps: str, *, channels_last: bool = False) -> str:
+    """The name of the output that is a stage's map, in this order of its axes."""
+    return f"stage-{stage}-{taps}{'-channels_last' if channels_last else ''}"
 
 
 class OutputFiles:

@@ -37,10 +37,16 @@ def cache(directory: Path, **changes: Any) -> TeacherCache:
     return TeacherCache(directory, TeacherPass(**made_of), **kept)
 
 
-def computed(view: int, stages: tuple[int, ...] = (), *, model: TappedModel | None = None) -> Outputs:
+def computed(
+    view: int,
+    stages: tuple[int, ...] = (),
+    *,
+    model: TappedModel | None = None,
+    channels_last: bool = False,
+) -> Outputs:
     """What the teacher says of all images of a view, nothing rounded."""
     parts: list[Outputs] = []
-    whole = TeacherPass(model or teacher(), images(), "shift", 7)
+    whole = TeacherPass(model or teacher(), images(), "shift", 7, channels_last=channels_last)
     whole.over_view(view, stages, parts.append)
     maps = {stage: torch.cat([part[1][stage] for part in parts]) for stage in stages}
     return torch.cat([part[0] for part in parts]), maps

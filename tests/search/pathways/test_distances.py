@@ -198,6 +198,26 @@ class TestFormulas:
         found = hierarchical_context(torch.from_numpy(student), torch.from_numpy(teacher))
         assert float(found) == pytest.approx(total / by_chance, rel=1e-12)
 
+    @pytest.mark.parametrize("sides", [(8, 8), (12, 4), (7, 5), (6, 6), (14, 14), (8, 6)], ids=str)
+    def test_hcl_from_coarser_grids_is_hcl_from_the_whole_map(self, sides: tuple[int, int]) -> None:
+        """The simple twin averages the maps anew on every grid, as ReviewKD does."""
+        student, teacher = normal(2, 3, *sides, seed=0).requires_grad_(), normal(2, 3, *sides, seed=1)
+
+        def parts(one: Tensor, other: Tensor) -> list[Tensor]:
+            grids = [level for level in (4, 2, 1) if level < min(sides)]
+            maps = [[one, other], *([F.adaptive_avg_pool2d(m, grid) for m in (one, other)] for grid in grids)]
+            return [F.mse_loss(*pair) / 2**order for order, pair in enumerate(maps)]
+
+        expected = torch.stack(parts(student, teacher)).sum()
+        (slope,) = torch.autograd.grad(expected, student)
+        found = hierarchical_context(student, teacher)
+        (found_slope,) = torch.autograd.grad(found, student)
+        factor = float(expected / found)
+        torch.testing.assert_close(factor * found_slope, slope, rtol=1e-12, atol=1e-15)
+        # What differs is a constant of the size: the expectation between independent maps.
+        again = hierarchical_context(student + 1.0, teacher)
+        assert factor * float(again) == pytest.approx(float(torch.stack(parts(student + 1.0, teacher)).sum()))
+
     def test_attention(self) -> None:
         def activity(values: np.ndarray) -> np.ndarray:
             flat = (values**2).mean(axis=1).reshape(3, -1)

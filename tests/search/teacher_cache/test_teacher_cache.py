@@ -94,10 +94,11 @@ class Scaled(nn.Module):
 
 
 class TestMaps:
-    def test_they_are_the_teachers_own_to_the_rounding(self, tmp_path: Path) -> None:
-        own = cache(tmp_path, stages=[BEFORE, LAST])
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_they_are_the_teachers_own_to_the_rounding(self, tmp_path: Path, channels_last: bool) -> None:
+        own = cache(tmp_path, stages=[BEFORE, LAST], channels_last=channels_last)
         assert own.stages == (BEFORE, LAST)
-        logits, expected = computed(2, (BEFORE, LAST))
+        logits, expected = computed(2, (BEFORE, LAST), channels_last=channels_last)
         order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))[:100]
         found, maps = own.read(order, 2, [BEFORE, LAST])
         assert torch.equal(found, logits[order])
@@ -106,6 +107,13 @@ class TestMaps:
             assert maps[stage].dtype == torch.float32
             assert ((maps[stage] - exact).abs() <= (2**-11 * exact.abs()).clamp(min=2**-25)).all()
             assert not torch.equal(maps[stage], exact)
+
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_they_lie_in_memory_as_the_students_do(self, tmp_path: Path, channels_last: bool) -> None:
+        own = cache(tmp_path, stages=[BEFORE], channels_last=channels_last)
+        maps = own.read(EVERY[:7], 0, [BEFORE])[1]
+        assert maps[BEFORE].is_contiguous(memory_format=torch.channels_last) is channels_last
+        assert maps[BEFORE].is_contiguous() is not channels_last
 
     @pytest.mark.parametrize("factor", [1e6, 1e-8])
     def test_values_beyond_float16_are_kept_in_float32(self, tmp_path: Path, factor: float) -> None:
@@ -207,17 +215,20 @@ def _full_disk(*_: object) -> Iterator[None]:
 
 
 class TestWithoutRoom:
+    @pytest.mark.parametrize("channels_last", [False, True])
     def test_the_view_is_computed_into_memory_to_the_same_bits(
         self,
+        channels_last: bool,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         passes: list[Any],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        expected = [cache(tmp_path / "room", stages=[LAST]).read(EVERY, view, [LAST]) for view in (0, 1)]
+        roomy = cache(tmp_path / "room", stages=[LAST], channels_last=channels_last)
+        expected = [roomy.read(EVERY, view, [LAST]) for view in (0, 1)]
         passes.clear()
         monkeypatch.setattr("search.teacher_cache.files._append", _full_disk)
-        own = cache(tmp_path / "full", stages=[LAST])
+        own = cache(tmp_path / "full", stages=[LAST], channels_last=channels_last)
         for view in (0, 1):
             for indices in torch.split(EVERY, 100):
                 logits, maps = own.read(indices, view, [LAST])
