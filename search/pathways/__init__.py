@@ -9,6 +9,8 @@ variance, whatever their sizes, so that one range of weights fits all; it is 0 w
 finite on silent and on constant maps, and run in float64 and under forward-mode AD.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,35 +24,65 @@ import_siblings(__name__, list(__path__))
 class PathwayLoss(nn.Module):
     """One pathway: its transform, then its distance. Not scaled and not weighted."""
 
-    def __init__(self, pathway: Pathway, *, student: Stage, teacher: Stage) -> None:
+    def __init__(self, pathway: Pathway, transform: nn.Module) -> None:
         super().__init__()
-        self.pathway = pathway
-        self.transform: nn.Module = registry.get(Kind.TRANSFORM, pathway.transform).factory(student, teacher)
+        self.pathway, self.transform = pathway, transform
         self._distance = registry.get(Kind.DISTANCE, pathway.distance).factory
 
     def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
         """The loss, 0-dim, of a student's and a teacher's map of the pathway's stages."""
-        transformed = self.transform(student_map, tuple(teacher_map.shape[1:]))
+        return self.distance(self.transformed(student_map, teacher_map), teacher_map)
+
+    def transformed(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+        """The student's map as the distance compares it."""
+        moved: Tensor = self.transform(student_map, tuple(teacher_map.shape[1:]))
+        return moved
+
+    def distance(self, transformed: Tensor, teacher_map: Tensor) -> Tensor:
+        """The loss, 0-dim, of a map that has been transformed."""
         loss: Tensor = self._distance(transformed, teacher_map)
         return loss
 
 
 def build_pathway(pathway: Pathway, *, student: Stage, teacher: Stage, seed: int) -> PathwayLoss:
-    """The pathway with transform weights that depend on the seed and its name alone.
+    """The pathway with transform weights that depend on the seed, its stages and its transform alone.
 
     The global random state is left as it was. Raises UnknownMethodError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(pathway, seed))
-        return PathwayLoss(pathway, student=student, teacher=teacher)
+        transform: nn.Module = registry.get(Kind.TRANSFORM, pathway.transform).factory(student, teacher)
+    return PathwayLoss(pathway, transform)
+
+
+def build_pathways(
+    pathways: Sequence[Pathway], *, student: Sequence[Stage], teacher: Sequence[Stage], seed: int
+) -> list[PathwayLoss]:
+    """The pathways in order; those that differ in their distance alone share one transform.
+
+    A map that two distances compare is transformed once, and the transform learns from both. Raises
+    UnknownMethodError.
+    """
+    built: list[PathwayLoss] = []
+    transforms: dict[str, nn.Module] = {}
+    for pathway in pathways:
+        loss = build_pathway(
+            pathway, student=student[pathway.student_stage], teacher=teacher[pathway.teacher_stage], seed=seed
+        )
+        built.append(PathwayLoss(pathway, transforms.setdefault(_transform_of(pathway), loss.transform)))
+    return built
+
+
+def _transform_of(pathway: Pathway) -> str:
+    return f"{pathway.teacher}/{pathway.teacher_stage}-{pathway.student_stage}-{pathway.transform}"
 
 
 def _seed_of(pathway: Pathway, seed: int) -> int:
     """A pathway keeps its start whichever other pathways there are, so pruning others changes nothing."""
     mixed = seed
-    for character in f"{pathway.teacher}/{pathway.name}":
+    for character in _transform_of(pathway):
         mixed = (mixed * 1_000_003 + ord(character)) % (1 << 63)
     return mixed
 
 
-__all__ = ["PathwayLoss", "build_pathway"]
+__all__ = ["PathwayLoss", "build_pathway", "build_pathways"]

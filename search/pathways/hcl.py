@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from torch import Tensor
-from torch.nn import functional
 
+from search.pathways.derivatives import mean_square
 from search.pathways.mse import BY_CHANCE
 from search.pathways.resizing import resize
 from search.registry import Kind, register
@@ -21,17 +21,16 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Grids smaller than the map only; weights 1, 1/2, 1/4, 1/8 in the order used. The weighted sum is divided
     by what it is between independent maps of this size.
     """
-    teacher_map = teacher_map.detach()
-    height, width = teacher_map.shape[-2:]
-    total, by_chance, weight = functional.mse_loss(student_map, teacher_map), 1.0, 1.0
     # Averaging is linear: the maps' difference is averaged, once for both.
-    finest = student_map - teacher_map
+    finest = student_map - teacher_map.detach()
+    height, width = finest.shape[-2:]
+    total, by_chance, weight = mean_square(finest), 1.0, 1.0
     for level in LEVELS:
         if level >= min(height, width):
             continue
         weight /= 2
         grid = resize(finest, (level, level))
-        total = total + weight * grid.square().mean()
+        total = total + weight * mean_square(grid)
         by_chance += weight * _variance(height, level) * _variance(width, level)
         if height % level == 0 and width % level == 0:
             # Coarser grids average equal cells of this one: a tenth of the time of averaging the map anew.

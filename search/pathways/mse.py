@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
+from search.pathways.derivatives import mean_square
 from search.registry import Kind, register
 
 BY_CHANCE = 2.0
@@ -14,5 +14,4 @@ BY_CHANCE = 2.0
 @register(Kind.DISTANCE, "mse", source="FitNets, Romero et al. 2015, arXiv 1412.6550")
 def mean_squared_error(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Mean squared difference over all elements, over 2: what it is between independent maps."""
-    # torch's own loss makes no map of the difference: a quarter of the time of the formula, written out.
-    return functional.mse_loss(student_map, teacher_map.detach()) / BY_CHANCE
+    return mean_square(student_map - teacher_map.detach()) / BY_CHANCE

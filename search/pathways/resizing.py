@@ -7,6 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
+from search.pathways.derivatives import cell_means
+
 
 def resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
     """A map (B, C, H, W) at another size: averaged over cells where it is larger, else bilinear.
@@ -18,7 +20,7 @@ def resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == size:
         return feature_map
     if height % size[0] == 0 and width % size[1] == 0:
-        return functional.avg_pool2d(feature_map, (height // size[0], width // size[1]))
+        return cell_means(feature_map, height // size[0], width // size[1])
     if is_shrinking(feature_map, size):
         return functional.adaptive_avg_pool2d(feature_map, size)
     return functional.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)

@@ -40,7 +40,7 @@ class Space(SpecModel):
     transforms: Annotated[list[NameSet], Field(min_length=1)] = Field(
         default_factory=lambda: [["projection"]],
         description="What fits the student's map to the teacher's. Each choice is a set of transforms; every "
-        "connection gets one pathway per transform and distance.",
+        "connection gets one pathway per transform and distance; distances share the transform.",
     )
     distances: Annotated[list[NameSet], Field(min_length=1)] = Field(
         default_factory=lambda: [["mse"], ["mse", "attention"]],

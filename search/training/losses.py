@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from search.devices import sent
 from search.logits import build_logit_loss
-from search.pathways import build_pathway
+from search.pathways import PathwayLoss, build_pathways
 from search.problems import SearchProblem
 from search.process import Effective
 from search.recipe import Pathway, Process, Stage
@@ -45,13 +45,7 @@ class DistillationLosses(nn.Module):
         self.process = process
         self.label_smoothing = label_smoothing
         self.pathways = nn.ModuleList(
-            build_pathway(
-                pathway,
-                student=student[pathway.student_stage],
-                teacher=teacher[pathway.teacher_stage],
-                seed=seed,
-            )
-            for pathway in process.pathways
+            build_pathways(process.pathways, student=student, teacher=teacher, seed=seed)
         )
         self._logit_losses = [build_logit_loss(loss.name) for loss in process.logit_losses]
         self.register_buffer("scales", torch.zeros(len(process.pathways)))
@@ -118,7 +112,8 @@ class DistillationLosses(nn.Module):
         indices = range(len(self.process.pathways)) if active is None else active
         if not len(indices):
             return torch.zeros(0)
-        raw = torch.stack([self._raw(index, student_maps, teacher_maps) for index in indices])
+        moved: dict[int, Tensor] = {}
+        raw = torch.stack([self._raw(index, student_maps, teacher_maps, moved) for index in indices])
         if not self.process.unit_scaled:
             return raw
         if not self.is_measured:
@@ -133,13 +128,20 @@ class DistillationLosses(nn.Module):
         return torch.stack([self.scales[index] for index in indices])
 
     def _raw(
-        self, index: int, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]
+        self,
+        index: int,
+        student_maps: Mapping[int, Tensor],
+        teacher_maps: Mapping[int, Tensor],
+        moved: dict[int, Tensor],
     ) -> Tensor:
-        pathway = self.process.pathways[index]
-        loss: Tensor = self.pathways[index](
-            student_maps[pathway.student_stage], teacher_maps[pathway.teacher_stage]
-        )
-        return loss
+        """A pathway's loss; `moved` keeps transformed maps by their transform, for pathways that share it."""
+        pathway, module = self.process.pathways[index], self.pathways[index]
+        assert isinstance(module, PathwayLoss)
+        teacher_map = teacher_maps[pathway.teacher_stage]
+        transform = id(module.transform)
+        if transform not in moved:
+            moved[transform] = module.transformed(student_maps[pathway.student_stage], teacher_map)
+        return module.distance(moved[transform], teacher_map)
 
     def total(
         self,

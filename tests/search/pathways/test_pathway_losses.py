@@ -10,7 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from search.pathway_rules import fits, ignores_channels, keeps_channels
-from search.pathways import PathwayLoss, build_pathway
+from search.pathways import PathwayLoss, build_pathway, build_pathways
 from search.recipe import Pathway
 from search.registry import Kind, methods
 from tests.search.pathways.maps import Case, case_of, normal, stage
@@ -119,14 +119,41 @@ def value(loss: PathwayLoss, leaves: dict[str, Tensor], case: Case) -> Tensor:
     return found
 
 
-def test_a_pathways_start_does_not_depend_on_the_others() -> None:
-    first, second = (
-        Pathway(teacher_stage=0, student_stage=0, transform="projection", distance=d) for d in ("mse", "hcl")
-    )
-    alone = build_pathway(second, student=stage(8), teacher=stage(8), seed=4)
-    build_pathway(first, student=stage(8), teacher=stage(8), seed=4)
-    again = build_pathway(second, student=stage(8), teacher=stage(8), seed=4)
-    other = build_pathway(first, student=stage(8), teacher=stage(8), seed=4)
-    weights = [next(loss.parameters()) for loss in (alone, again, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+def of(transform: str, distance: str, *, student_stage: int = 0) -> Pathway:
+    return Pathway(teacher_stage=0, student_stage=student_stage, transform=transform, distance=distance)
+
+
+def test_a_pathways_start_depends_on_its_stages_and_transform_alone() -> None:
+    asked = [of("projection", "hcl"), of("linear", "hcl"), of("projection", "mse"), of("projection", "hcl")]
+    starts = [
+        [
+            value.detach()
+            for value in build_pathway(one, student=stage(8), teacher=stage(8), seed=4).parameters()
+        ]
+        for one in asked
+    ]
+    assert all(torch.equal(starts[0][0], starts[place][0]) for place in (2, 3))
+    assert not torch.equal(starts[0][0].flatten(), starts[1][0].flatten())
+
+
+class TestSharing:
+    stages = (stage(8), stage(8))
+
+    def built(self, *pathways: Pathway) -> list[PathwayLoss]:
+        return build_pathways(pathways, student=self.stages, teacher=self.stages, seed=4)
+
+    def test_pathways_that_differ_in_their_distance_alone_share_a_transform(self) -> None:
+        mse, hcl, other_stage, other_transform = self.built(
+            of("projection", "mse"),
+            of("projection", "hcl"),
+            of("projection", "mse", student_stage=1),
+            of("linear", "mse"),
+        )
+        assert mse.transform is hcl.transform
+        assert len({id(one.transform) for one in (mse, other_stage, other_transform)}) == 3
+
+    def test_it_changes_no_ones_start(self) -> None:
+        pathways = [of("projection", "mse"), of("projection", "attention")]
+        for shared, pathway in zip(self.built(*pathways), pathways, strict=True):
+            (alone,) = self.built(pathway)
+            assert torch.equal(next(shared.parameters()), next(alone.parameters()))

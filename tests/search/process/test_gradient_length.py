@@ -73,7 +73,7 @@ def student_length(run: Distillation, effective: Effective) -> float:
 def test_weights_that_change_leave_the_gradient_as_long_as_the_starting_weights_would(lookahead: int) -> None:
     learn = {
         "at_constant_length": True,
-        "learning_rate": 0.5,
+        "learning_rate": 0.3,
         "lookahead_steps": lookahead,
         "update_every_steps": lookahead,
     }
