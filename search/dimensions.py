@@ -102,6 +102,13 @@ class Strategy(Protocol):
     ) -> Choices: ...
 
 
+def number(value: object) -> float:
+    """A choice that is a number. Raises TypeError."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {value!r}")
+    return float(value)
+
+
 def starting_choices(dimensions: Sequence[Dimension]) -> Choices:
     """The sensible point that every search tries first, whatever its strategy."""
     return {dimension.name: dimension.start() for dimension in dimensions}

@@ -49,10 +49,7 @@ def build_pathway(pathway: Pathway, *, student: Stage, teacher: Stage, seed: int
 
     The global random state is left as it was. Raises UnknownMethodError.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_seed_of(pathway, seed))
-        transform: nn.Module = registry.get(Kind.TRANSFORM, pathway.transform).factory(student, teacher)
-    return PathwayLoss(pathway, transform)
+    return PathwayLoss(pathway, _transform(pathway, student=student, teacher=teacher, seed=seed))
 
 
 def build_pathways(
@@ -63,14 +60,20 @@ def build_pathways(
     A map that two distances compare is transformed once, and the transform learns from both. Raises
     UnknownMethodError.
     """
-    built: list[PathwayLoss] = []
-    transforms: dict[str, nn.Module] = {}
-    for pathway in pathways:
-        loss = build_pathway(
-            pathway, student=student[pathway.student_stage], teacher=teacher[pathway.teacher_stage], seed=seed
+    transforms = {
+        _transform_of(one): _transform(
+            one, student=student[one.student_stage], teacher=teacher[one.teacher_stage], seed=seed
         )
-        built.append(PathwayLoss(pathway, transforms.setdefault(_transform_of(pathway), loss.transform)))
-    return built
+        for one in {_transform_of(pathway): pathway for pathway in pathways}.values()
+    }
+    return [PathwayLoss(pathway, transforms[_transform_of(pathway)]) for pathway in pathways]
+
+
+def _transform(pathway: Pathway, *, student: Stage, teacher: Stage, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_seed_of(pathway, seed))
+        made: nn.Module = registry.get(Kind.TRANSFORM, pathway.transform).factory(student, teacher)
+    return made
 
 
 def _transform_of(pathway: Pathway) -> str:

@@ -33,7 +33,7 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         total = total + weight * mean_square(grid)
         by_chance += weight * _variance(height, level) * _variance(width, level)
         if height % level == 0 and width % level == 0:
-            # Coarser grids average equal cells of this one: a tenth of the time of averaging the map anew.
+            # Coarser grids average equal cells of this one, which is much smaller than the map.
             finest = grid
     return total / (BY_CHANCE * by_chance)
 

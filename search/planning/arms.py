@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from search.dimensions import Choices, Dimension, Interval, Options
+from search.dimensions import Choices, Dimension, Interval, Options, number
 from search.pathway_rules import enumerate_pathways, fits
 from search.planning.process_edits import averaged
 from search.planning.process_rate import process_rate, process_rate_dimension
@@ -194,7 +194,7 @@ def learning(spec: JobSpec, *, learning_rate: float, update_every_steps: int) ->
 
 def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> RunParameters:
     """A search trial: learns its process by hypergradient, from the starting process of its choices."""
-    update_every_steps = int(_number(choices["update_every_steps"]))
+    update_every_steps = int(number(choices["update_every_steps"]))
     steps = spec.budget.epochs_per_trial * preflight.steps_per_epoch["search"]
     return RunParameters(
         process=starting_process(spec, choices, pathways_of(choices, preflight)),
@@ -231,7 +231,7 @@ def kd(*, temperature: float, weight: float) -> Process:
 def tuning_run(spec: JobSpec, choices: Choices) -> RunParameters:
     """A tuning trial: KD at the chosen temperature and weight; without choices it is plain KD itself."""
     process = (
-        kd(temperature=_number(choices["temperature"]), weight=_number(choices["weight"]))
+        kd(temperature=number(choices["temperature"]), weight=number(choices["weight"]))
         if choices
         else plain_kd()
     )
@@ -277,9 +277,3 @@ def _connections(value: object) -> str | list[list[int]]:
 
 def _union(sets: Iterable[Iterable[str]]) -> list[JsonValue]:
     return list(dict.fromkeys(chain.from_iterable(sets)))
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"expected a number, found {value!r}")
-    return float(value)

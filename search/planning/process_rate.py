@@ -7,7 +7,7 @@ diverges (docs/log.md has the measurements), so without a rate of its own a job 
 
 from __future__ import annotations
 
-from search.dimensions import Choices, Interval
+from search.dimensions import Choices, Interval, number
 from search.spec import Space
 
 PROCESS_RATE = "process_learning_rate"
@@ -37,7 +37,5 @@ def usual_process_rate(*, updates: int) -> float:
 def process_rate(choices: Choices, *, updates: int) -> float:
     """The rate that a trial's choices mean. Raises KeyError without one, TypeError for what is no number."""
     name = PROCESS_RATE if PROCESS_RATE in choices else PROCESS_RATE_FACTOR
-    value = choices[name]
-    if not isinstance(value, int | float):
-        raise TypeError(f"expected a number, found {value!r}")
-    return float(value) if name == PROCESS_RATE else value * usual_process_rate(updates=updates)
+    value = number(choices[name])
+    return value if name == PROCESS_RATE else value * usual_process_rate(updates=updates)
