@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from search.models import TappedModel
 from search.problems import NonFiniteFigure
@@ -185,17 +186,21 @@ def test_channels_last_lays_out_weights_and_images_and_computes_the_same() -> No
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_same_run_and_its_state_too() -> None:
-    """Same names, and the same first updates: the compiled gradient is off by 2e-4 (measured against float64,
-    eager is off by 2e-6), which small batches magnify from step to step.
+    """Same names, first loss and first update: the compiled gradient is off by 2e-4 (measured against
+    float64, eager is off by 2e-6). Later losses say less: small batches magnify that from step to step.
     """
     learn = Learning(learning_rate=0.05)
     plain, faster = (
         make_run(training(torch_compile=flag), learn=learn, student="test_resnet") for flag in (False, True)
     )
-    rows = finished(plain), finished(faster)
-    assert rows[0][0] == pytest.approx(rows[1][0], rel=1e-4)
-    # Measured 1.4e-3 apart; by start of the projection it was below 1e-3 too.
-    assert rows[0][1]["loss"] == pytest.approx(rows[1][1]["loss"], rel=3e-3)
+    losses, updates = [], []
+    for run in (plain, faster):
+        before = parameters_to_vector(run.student.parameters()).detach().double()
+        losses.append(next(report for report in run.steps() if report).figures["loss"])
+        updates.append(parameters_to_vector(run.student.parameters()).detach().double() - before)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert (updates[0] - updates[1]).norm() < 5e-4 * updates[0].norm()
+    finished(faster)
     assert plain.student.state_dict().keys() == faster.student.state_dict().keys()
     plain.load(faster.state())
     ended = weights(faster)
