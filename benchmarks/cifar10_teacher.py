@@ -6,6 +6,8 @@ that a user already has, so its training is outside every clock.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -35,8 +37,13 @@ TRAINING = Training(
 
 
 def teacher_file(data: Path, cache: Path, *, device: str, threads: int, epochs: int = EPOCHS) -> Path:
-    """The teacher's weights; trained here and now where the cache does not hold them."""
-    file = cache / f"{TEACHER}-{epochs}-epochs.safetensors"
+    """The teacher's weights; trained here and now where the cache does not hold them.
+
+    The name tells how it was trained, so that a teacher of other settings is not taken for this one.
+    """
+    settings = json.dumps(TRAINING.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    file = cache / f"{TEACHER}-{epochs}-epochs-{digest}.safetensors"
     if not file.is_file():
         _train(file, data, cache, device=device, threads=threads, epochs=epochs)
     return file

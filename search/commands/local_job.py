@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,10 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from search.checkpoint import from_bytes, to_bytes
-from search.commands.job_file import JobFile, write_whole
+from search.commands.job_file import JobFile
+from search.commands.kept_trial import Begun, KeptTrial
 from search.distill import Report
 from search.plan import next_trials, should_stop
 from search.planning.costs import devices_per_trial
@@ -39,7 +35,6 @@ from search.trial import Places, TrialRun, open_trial
 OnReport = Callable[[TrialKey, Report], None]
 OnStart = Callable[[Proposal], None]
 OnEnd = Callable[[TrialRecord], None]
-STATE_FILE = "state.pt"
 
 
 @dataclass
@@ -111,7 +106,7 @@ class LocalJob:
         self.on_start(proposal)
         record = self._ended(proposal)
         if self.is_kept:
-            self._state_file(proposal.key).unlink(missing_ok=True)
+            self._trial_state(proposal).forget()
         self.on_end(record)
         return record
 
@@ -140,10 +135,11 @@ class LocalJob:
         return None
 
     def _ended(self, proposal: Proposal) -> TrialRecord:
-        begun = _Begun(time.perf_counter())
+        begun, state = Begun.now(), None
         record = TrialRecord(proposal.key, TrialState.RUNNING, proposal.parameters)
         try:
-            begun, state = self._state_before(proposal)
+            if self.is_kept:
+                begun, state = self._trial_state(proposal).read()
             run = self._open(proposal, state)
             written = time.monotonic()
             for report in run.steps():
@@ -157,7 +153,7 @@ class LocalJob:
                     if stopped is not None:
                         return self._updated(record, begun, state=TrialState.STOPPED_EARLY, stopped=stopped)
                 if self.is_kept and time.monotonic() - written >= self.state_every_seconds:
-                    self._keep_state(proposal, run, begun)
+                    self._trial_state(proposal).keep(run, begun)
                     written = time.monotonic()
             outcome = run.outcome()
         except (SearchProblem, MemoryError, RuntimeError) as error:
@@ -202,29 +198,8 @@ class LocalJob:
     def _job_file(self) -> Path:
         return self.directory / "job.json"
 
-    def _state_file(self, key: TrialKey) -> Path:
-        return self._trial_directory(key) / STATE_FILE
-
-    def _keep_state(self, proposal: Proposal, run: TrialRun, begun: _Begun) -> None:
-        """The curve is kept with the state, so that both are of one moment."""
-        content = {
-            "run": torch.frombuffer(bytearray(run.state()), dtype=torch.uint8),
-            "curve": [(point.step, point.epoch, point.accuracy) for point in begun.curve],
-            "seconds": begun.seconds(),
-            "parameters": _digest(proposal),
-        }
-        write_whole(self._state_file(proposal.key), to_bytes(content))
-
-    def _state_before(self, proposal: Proposal) -> tuple[_Begun, bytes | None]:
-        """What an interrupted trial of the same parameters has left."""
-        path = self._state_file(proposal.key)
-        if not self.is_kept or not path.is_file():
-            return _Begun(time.perf_counter()), None
-        content = from_bytes(path.read_bytes())
-        if content["parameters"] != _digest(proposal):
-            return _Begun(time.perf_counter()), None
-        curve = [CurvePoint(step, epoch, accuracy) for step, epoch, accuracy in content["curve"]]
-        return _Begun(time.perf_counter() - content["seconds"], curve), content["run"].numpy().tobytes()
+    def _trial_state(self, proposal: Proposal) -> KeptTrial:
+        return KeptTrial(self._trial_directory(proposal.key), proposal)
 
     def _trial_directory(self, key: TrialKey) -> Path:
         return self.directory / "trials" / str(key)
@@ -237,21 +212,10 @@ class LocalJob:
                 return self._trial_directory(record.key) / "student.safetensors"
         return None
 
-    def _updated(self, record: TrialRecord, begun: _Begun, **changes: Any) -> TrialRecord:
+    def _updated(self, record: TrialRecord, begun: Begun, **changes: Any) -> TrialRecord:
         seconds = begun.seconds() * devices_per_trial(self.planned)
         now = {"curve": tuple(begun.curve), "device_seconds": seconds}
         return TrialRecord(**{**record.__dict__, **now, **changes})
-
-
-@dataclass
-class _Begun:
-    """When a trial began, by a clock on which its interruptions have not happened, and its curve so far."""
-
-    at: float
-    curve: list[CurvePoint] = field(default_factory=list)
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.at
 
 
 def _without_last_failures(records: list[TrialRecord]) -> list[TrialRecord]:
@@ -276,7 +240,3 @@ def _in_words(error: Exception) -> TrialError:
     if ran_out_of_memory(error):
         return TrialError("oom", f"out of memory: {error}; lower training.batch_size")
     raise error
-
-
-def _digest(proposal: Proposal) -> str:
-    return hashlib.sha256(json.dumps(proposal.parameters, sort_keys=True).encode()).hexdigest()
