@@ -6,12 +6,12 @@ The catalogue is plain JSON: `methods` (each with `id` and `kind`), `models` (na
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from search.registry import Kind
-from search.spec import JobSpec
+from search.spec import JobSpec, MethodUse, name_of
 from search.spec_faults import MAX_FAULTS, SpecFault, did_you_mean, explain_validation
 
 __all__ = ["SpecFault", "check_spec", "explain_validation", "offers", "requirements"]
@@ -30,7 +30,7 @@ def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
         for field, kind, name in _named(spec)
         if _catalogue_name(kind, name) not in names.get(kind, set())
     )
-    return list(islice(unknown, MAX_FAULTS))
+    return list(islice(chain(unknown, _unknown_settings(spec, catalogue)), MAX_FAULTS))
 
 
 def requirements(spec: JobSpec) -> list[str]:
@@ -54,15 +54,38 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
     yield "search.process.hypergradient", Kind.HYPERGRADIENT.value, spec.search.process.hypergradient
     space = spec.search.space
-    for field, kind, choices in (
+    chosen: tuple[tuple[str, Kind, Sequence[Sequence[str | MethodUse]]], ...] = (
         ("transforms", Kind.TRANSFORM, space.transforms),
         ("distances", Kind.DISTANCE, space.distances),
         ("logit_losses", Kind.LOGIT_LOSS, space.logit_losses),
-    ):
-        for index, names in enumerate(choices):
-            for place, name in enumerate(names):
-                yield f"search.space.{field}.{index}.{place}", kind.value, name
+    )
+    for field, kind, choices in chosen:
+        for index, uses in enumerate(choices):
+            for place, use in enumerate(uses):
+                yield f"search.space.{field}.{index}.{place}", kind.value, name_of(use)
     yield from ALWAYS_USED
+
+
+def _unknown_settings(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFault]:
+    """Settings that a method does not have; a catalogue that tells no settings of it is not asked."""
+    told = {
+        _name(method).removeprefix(f"{method['kind']}/"): sorted(method["config"].get("properties", {}))
+        for method in catalogue.get("methods", ())
+        if method["kind"] == Kind.LOGIT_LOSS and "config" in method
+    }
+    for index, uses in enumerate(spec.search.space.logit_losses):
+        for place, use in enumerate(uses):
+            if not isinstance(use, MethodUse) or use.name not in told:
+                continue
+            known = told[use.name]
+            for setting in sorted(use.config.keys() - set(known)):
+                guess = did_you_mean(setting, known)
+                listed = f"its settings: {', '.join(known)}" if known else "it has no settings"
+                yield SpecFault(
+                    f"search.space.logit_losses.{index}.{place}.config.{setting}",
+                    f"logit loss {use.name!r} has no setting {setting!r}",
+                    f"{guess} {listed}" if guess else listed,
+                )
 
 
 def _catalogue_name(kind: str, name: str) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
+from search.logits import build_logit_loss
 from search.models import TappedModel, weights_sha256
 from search.pathway_rules import CONNECTIONS, absent_stages
 from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
-from search.spec import JobSpec
+from search.registry import InvalidConfigError, UnknownMethodError
+from search.spec import JobSpec, MethodUse
 
 FLOOR_FACTOR = 1.5
 KINDS = ("teacher", "student_alone", "kd", "pathways", "search")
@@ -38,8 +40,9 @@ def run_preflight(
     """Check a job's parts and measure its steps.
 
     The teacher need not be trained yet (`is_teacher_ready`): then its accuracy is left out, with a note.
-    Raises SearchProblem: dataset_too_small, pathway_does_not_fit, teacher_check_failed.
+    Raises SearchProblem: unknown_method, dataset_too_small, pathway_does_not_fit, teacher_check_failed.
     """
+    require_settings(spec)
     require_batches(spec, dataset)
     require_stages(spec, teacher=teacher.stages, student=student.stages)
     validation = dataset.splits["validation"]
@@ -91,6 +94,22 @@ def require_floor(name: str, accuracy: float, *, floor: float, majority: float) 
         "data set, its classes and its preprocessing, train it longer, or set floor_accuracy lower",
         code="teacher_check_failed",
     )
+
+
+def require_settings(spec: JobSpec) -> None:
+    """Raise SearchProblem `unknown_method` where a method does not have the settings that a choice gives it.
+
+    Both ends of ranges and all values to choose from are tried.
+    """
+    for index, uses in enumerate(spec.search.space.logit_losses):
+        for place, use in enumerate(uses):
+            if isinstance(use, MethodUse):
+                for config in use.configs():
+                    try:
+                        build_logit_loss(use.name, config)
+                    except (UnknownMethodError, InvalidConfigError) as error:
+                        field = f"search.space.logit_losses.{index}.{place}"
+                        raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
 
 
 def require_batches(spec: JobSpec, dataset: Dataset) -> None:

@@ -61,6 +61,9 @@ class LogitLoss(RecipeModel):
 
     name: str = Field(default="kd", description="A registered logit loss.")
     teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")
+    config: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The loss's settings; what is not said is its default."
+    )
 
 
 class Point(RecipeModel):

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from search.method_card import Card, MethodConfig
+from search.spec_faults import explain_validation
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -55,6 +60,30 @@ class Method:
     summary: str
     source: str
     factory: Callable[..., Any]
+    card: Card = field(default_factory=Card)
+
+    def build(self, *arguments: Any, config: Mapping[str, Any] | None = None) -> Any:
+        """What the factory makes of these arguments, with these settings beside where it has any.
+
+        Raises InvalidConfigError.
+        """
+        settings = self.configured(config or {})
+        if self.card.config is MethodConfig:
+            return self.factory(*arguments)
+        return self.factory(*arguments, config=settings)
+
+    def configured(self, config: Mapping[str, Any]) -> MethodConfig:
+        """The settings, defaults filled in. Raises InvalidConfigError."""
+        try:
+            return self.card.config.model_validate(config)
+        except ValidationError as error:
+            found = explain_validation(error, self.card.config)
+            faults = "; ".join(f"{fault.field}: {fault.message} ({fault.remedy})" for fault in found)
+            raise InvalidConfigError(f"the settings of {self.kind} {self.name!r}: {faults}") from error
+
+
+class InvalidConfigError(ValueError):
+    """A method does not have such settings."""
 
 
 class UnknownMethodError(LookupError):
@@ -64,7 +93,7 @@ class UnknownMethodError(LookupError):
 _methods: dict[tuple[Kind, str], Method] = {}
 
 
-def register(kind: Kind, name: str, *, source: str) -> Callable[[T], T]:
+def register(kind: Kind, name: str, *, source: str, card: Card | None = None) -> Callable[[T], T]:
     """Register a class or function as a method; its docstring's first line is the summary.
 
     Raises ValueError for a name that is taken: a second method must never shadow a first.
@@ -76,7 +105,7 @@ def register(kind: Kind, name: str, *, source: str) -> Callable[[T], T]:
         summary = (factory.__doc__ or "").strip().splitlines()
         if not summary:
             raise ValueError(f"{kind} {name!r} needs a docstring: its first line is shown in the catalogue")
-        _methods[kind, name] = Method(kind, name, summary[0], source, factory)
+        _methods[kind, name] = Method(kind, name, summary[0], source, factory, card or Card())
         return factory
 
     return decorate

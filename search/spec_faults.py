@@ -72,8 +72,8 @@ def _of_one_alternative(problems: Sequence[Mapping[str, Any]]) -> list[dict[str,
 
 
 def _is_alternative(part: int | str) -> bool:
-    """Whether a part of a location is no field but the name of a type, such as `list[list[int]]`."""
-    return isinstance(part, str) and part.startswith(("literal[", "list["))
+    """Whether a part of a location is no field but a type or its tag: `list[list[int]]`, `<name>`."""
+    return isinstance(part, str) and part.startswith(("literal[", "list[", "<"))
 
 
 def _was_list(problems: Sequence[Mapping[str, Any]], place: Location) -> bool:

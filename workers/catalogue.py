@@ -56,6 +56,7 @@ def make_catalogue(settings: Settings) -> dict[str, Any]:
                 "name": method.name,
                 "summary": method.summary,
                 "source": method.source,
+                **method.card.described(),
             }
             for method in methods()
         ],

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from search.logits.divergences import detached_factor, divergence, log_softened
+from search.method_card import Card, Need
 from search.registry import Kind, register
 
 
-@register(Kind.LOGIT_LOSS, "kd", source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531")
+@register(
+    Kind.LOGIT_LOSS,
+    "kd",
+    source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
+    card=Card(
+        systems=("kd",),
+        needs=frozenset({Need.TEACHER_LOGITS}),
+        temperatures=("teacher", "student"),
+        zero_at_equality=True,
+        differences="Two temperatures: the factor is tau_t tau_s, which is T^2 where they are one.",
+    ),
+)
 class KnowledgeDistillation(nn.Module):
     """KL divergence between the teacher's and the student's softened distributions.
 
-    mean over the batch of KL(softmax(z_t / tau_t) || softmax(z_s / tau_s)), times tau_t * tau_s: the factor
-    keeps the gradient's size as temperatures change. It is detached: a learned temperature would otherwise
-    shrink the loss by shrinking the factor, and run to its lower bound.
+    mean over the batch of KL(softmax(z_t / tau_t) || softmax(z_s / tau_s)), times tau_t * tau_s
+    (`detached_factor`).
     """
 
     def forward(
@@ -27,7 +38,7 @@ class KnowledgeDistillation(nn.Module):
         targets: Tensor | None = None,
     ) -> Tensor:
         """The loss, 0-dim."""
-        log_teacher = torch.log_softmax(teacher_logits.detach() / teacher_temperature, dim=1)
-        log_student = torch.log_softmax(student_logits / student_temperature, dim=1)
-        divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1).mean()
-        return divergence * (teacher_temperature * student_temperature).detach()
+        log_teacher = log_softened(teacher_logits.detach(), teacher_temperature)
+        log_student = log_softened(student_logits, student_temperature)
+        factor = detached_factor(teacher_temperature, student_temperature)
+        return divergence(log_teacher, log_student).mean() * factor

@@ -11,9 +11,10 @@ from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options, number
 from search.pathway_rules import enumerate_pathways, fits
+from search.planning.method_choices import LOGIT_LOSSES, as_losses, logit_losses_of, setting_dimensions
 from search.planning.process_edits import averaged
 from search.planning.process_rate import process_rate, process_rate_dimension
-from search.recipe import LogitLoss, Pathway, Point, Process, Stage, constant
+from search.recipe import Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
 from search.spec import JobSpec, Range
 
@@ -42,7 +43,8 @@ def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
         _options("connections", space.connections),
         _options("transforms", space.transforms),
         _options("distances", space.distances),
-        _options("logit_losses", space.logit_losses),
+        _options(LOGIT_LOSSES, [as_losses(uses) for uses in space.logit_losses]),
+        *setting_dimensions(space),
         _options("taps", space.taps),
         process_rate_dimension(space),
         _options("update_every_steps", space.update_every_steps),
@@ -122,11 +124,11 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
     They get the space's first set of logit losses that is not empty; in a space without one, the first
     connections, transforms and distances that join these models. The space must have choices that distil.
     """
-    if _names(choices["logit_losses"]) or pathways_of(choices, preflight):
+    if choices[LOGIT_LOSSES] or pathways_of(choices, preflight):
         return choices
     space = spec.search.space
     for losses in filter(None, space.logit_losses):
-        return {**choices, "logit_losses": list(losses)}
+        return {**choices, LOGIT_LOSSES: as_losses(losses)}
     others: Iterator[Choices] = (
         {
             **choices,
@@ -143,7 +145,7 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
 
 def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway]) -> Process:
     """Where a search trial's process begins; held, it is the arm `uniform`."""
-    losses = [LogitLoss(name=name) for name in dict.fromkeys(_names(choices["logit_losses"]))]
+    losses = logit_losses_of(choices)
     return Process(
         cross_entropy_weight=1.0,
         logit_losses=losses,

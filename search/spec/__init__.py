@@ -4,11 +4,12 @@ Imports no torch. Every field has its default here; the API stores and echoes th
 filled in. Unknown fields and wrong types are refused. Fields that are reserved for later say "not yet".
 """
 
-from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, SpecModel
+from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, Range, SpecModel
 from search.spec.job import SPEC_VERSION, JobSpec
 from search.spec.limits import Budget, Objective, Resources, Transfer
+from search.spec.method_use import MethodUse, Searched, name_of, searched_settings
 from search.spec.proving import ARMS, REQUIRED_ARMS, Arm, Proof
-from search.spec.searching import Connections, ProcessSettings, Pruning, Range, Rule, Search, Space, Tuning
+from search.spec.searching import Connections, ProcessSettings, Pruning, Rule, Search, Space, Tuning
 from search.spec.task import Data, Splits, Student, Teacher, TeacherTraining
 from search.spec.training import Training
 
@@ -21,6 +22,7 @@ __all__ = [
     "Connections",
     "Data",
     "JobSpec",
+    "MethodUse",
     "Name",
     "NameSet",
     "Objective",
@@ -33,6 +35,7 @@ __all__ = [
     "Resources",
     "Rule",
     "Search",
+    "Searched",
     "Space",
     "SpecModel",
     "Splits",
@@ -42,4 +45,6 @@ __all__ = [
     "Training",
     "Transfer",
     "Tuning",
+    "name_of",
+    "searched_settings",
 ]

@@ -6,22 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, SpecModel
-
-
-class Range(SpecModel):
-    """A continuous range to be searched."""
-
-    low: PositiveFloat
-    high: PositiveFloat
-    log: bool = True
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low <= self.high:
-            raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
-        return self
-
+from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, Range, SpecModel
+from search.spec.method_use import LossSet, require_one_range
 
 Rule = Literal["none", "last", "same_depth", "same_or_deeper", "all"]
 StageIndex = Annotated[int, Field(ge=0, lt=256)]
@@ -46,9 +32,10 @@ class Space(SpecModel):
         default_factory=lambda: [["mse"], ["mse", "attention"]],
         description="Each choice is a set of distances.",
     )
-    logit_losses: Annotated[list[Annotated[list[Name], Field(max_length=16)]], Field(min_length=1)] = Field(
-        default_factory=lambda: [["kd"]],
-        description="Losses on both models' logits. Each choice is a set of losses; an empty one is allowed.",
+    logit_losses: Annotated[list[LossSet], Field(min_length=1)] = Field(
+        default=[["kd"]],
+        description="Losses on both models' logits, by name or with settings. Each choice is a set of "
+        "losses; an empty one is allowed.",
     )
     taps: Annotated[list[Literal["output", "pre_activation"]], Field(min_length=1)] = Field(
         default=["output"],
@@ -63,6 +50,11 @@ class Space(SpecModel):
     update_every_steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default_factory=lambda: [1], description="The process is updated at every so many steps."
     )
+
+    @model_validator(mode="after")
+    def _searches_each_setting_in_one_way(self) -> Space:
+        require_one_range(self.logit_losses)
+        return self
 
     @model_validator(mode="after")
     def _distils(self) -> Space:

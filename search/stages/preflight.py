@@ -22,6 +22,7 @@ from search.planning.arms import (
     plain_kd,
     starting_process,
 )
+from search.planning.method_choices import LOGIT_LOSSES, as_losses
 from search.preflight import grouped, run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters
@@ -174,7 +175,7 @@ class PreflightRun:
         spec, space = self.setting.spec, self.setting.spec.search.space
         stages = self.teacher.stages, self.student.stages
         start = starting_choices(dimensions_of(spec))
-        start["logit_losses"] = [*max(space.logit_losses, key=len)]
+        start[LOGIT_LOSSES] = as_losses(max(space.logit_losses, key=len))
         found = []
         for transforms in space.transforms:
             choices: list[Choices] = [

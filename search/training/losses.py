@@ -18,7 +18,7 @@ from search.pathways import PathwayLoss, build_pathways
 from search.problems import SearchProblem
 from search.process import Effective
 from search.recipe import Pathway, Process, Stage
-from search.registry import Kind, UnknownMethodError, get
+from search.registry import InvalidConfigError, Kind, UnknownMethodError, get
 
 SCALE_FLOOR = 1e-8
 
@@ -47,7 +47,7 @@ class DistillationLosses(nn.Module):
         self.pathways = nn.ModuleList(
             build_pathways(process.pathways, student=student, teacher=teacher, seed=seed)
         )
-        self._logit_losses = [build_logit_loss(loss.name) for loss in process.logit_losses]
+        self._logit_losses = [build_logit_loss(loss.name, loss.config) for loss in process.logit_losses]
         self.register_buffer("scales", torch.zeros(len(process.pathways)))
         # Beside the buffer, because asking the buffer would wait for the device at every step.
         self.is_measured = False
@@ -204,3 +204,8 @@ def require_fitting(process: Process, *, teacher: list[Stage], student: list[Sta
             raise SearchProblem(
                 f"{error}; is a plug-in missing that the process needs?", code="unknown_method"
             ) from error
+    for loss in process.logit_losses:
+        try:
+            build_logit_loss(loss.name, loss.config)
+        except (UnknownMethodError, InvalidConfigError) as error:
+            raise SearchProblem(str(error), code="unknown_method") from error

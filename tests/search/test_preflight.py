@@ -72,6 +72,25 @@ class TestResult:
         assert any("resized from 32 to 224" in note for note in run(spec, dataset).notes)
 
 
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ({"rest_weigth": 1.0}, "did you mean 'rest_weight'"),
+            ({"rest_weight": -1.0}, "at least 0"),
+            ({"rest_weight": [1.0, "much"]}, "rest_weight"),
+        ],
+    )
+    def test_settings_that_a_method_cannot_take_are_refused(
+        self, dataset: Dataset, config: dict[str, object], words: str
+    ) -> None:
+        space = {"logit_losses": [["kd"], ["kd", {"name": "dkd", "config": config}]]}
+        with pytest.raises(SearchProblem, match=words) as caught:
+            run(spec_of(search={"space": space}, floor_accuracy=0.0), dataset)
+        assert caught.value.code == "unknown_method"
+        assert caught.value.message.startswith("search.space.logit_losses.1.1: ")
+
+
 class TestFloor:
     def test_an_untrained_teacher_is_refused_with_accuracy_floor_and_remedy(self, dataset: Dataset) -> None:
         with pytest.raises(SearchProblem, match=r"reaches \d+\.\d%.*floor of.*floor_accuracy") as caught:

@@ -1,88 +1,18 @@
-"""Logit losses: the contract over the registry, and KD against oracles."""
+"""KD against oracles."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from search.logits import build_logit_loss
-from search.registry import Kind, UnknownMethodError, methods
-
-TWO = torch.tensor(2.0)
-
-
-def logits_of(seed: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
-    return 3 * torch.randn(16, 10, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from search.registry import UnknownMethodError
+from tests.search.logits.logits import logits_of, targets
 
 
-def targets() -> Tensor:
-    return torch.arange(16) % 10
-
-
-class TestEveryLogitLoss:
-    @pytest.fixture(params=[method.name for method in methods(Kind.LOGIT_LOSS)])
-    def name(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
-
-    def test_a_finite_scalar_whose_gradient_reaches_the_student_only(self, name: str) -> None:
-        student, teacher = logits_of(0).requires_grad_(), logits_of(1).requires_grad_()
-        temperature = TWO.double()
-        loss = build_logit_loss(name)(
-            student,
-            teacher,
-            teacher_temperature=temperature,
-            student_temperature=temperature,
-            targets=targets(),
-        )
-        assert loss.shape == ()
-        loss.backward()
-        assert torch.isfinite(loss)
-        assert student.grad is not None
-        assert student.grad.abs().sum() > 0
-        assert teacher.grad is None
-
-    def test_zero_with_zero_gradient_where_student_and_teacher_agree(self, name: str) -> None:
-        student = logits_of(0).requires_grad_()
-        loss = build_logit_loss(name)(
-            student, logits_of(0), teacher_temperature=TWO, student_temperature=TWO, targets=targets()
-        )
-        loss.backward()
-        assert abs(float(loss.detach())) < 1e-12
-        assert student.grad is not None
-        assert student.grad.abs().max() < 1e-12
-
-    def test_its_gradient_can_be_differentiated_by_the_temperatures(self, name: str) -> None:
-        student = logits_of(0).requires_grad_()
-        temperatures = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 3.0)]
-        loss = build_logit_loss(name)(
-            student,
-            logits_of(1),
-            teacher_temperature=temperatures[0],
-            student_temperature=temperatures[1],
-            targets=targets(),
-        )
-        (slope,) = torch.autograd.grad(loss, student, create_graph=True)
-        found = torch.autograd.grad((slope * logits_of(2)).sum(), temperatures)
-        assert all(torch.isfinite(value) and value != 0 for value in found)
-
-    def test_extreme_logits_stay_finite(self, name: str) -> None:
-        student = (1e4 * logits_of(0, dtype=torch.float32)).requires_grad_()
-        loss = build_logit_loss(name)(
-            student,
-            1e4 * logits_of(1).float(),
-            teacher_temperature=TWO,
-            student_temperature=TWO,
-            targets=targets(),
-        )
-        loss.backward()
-        assert torch.isfinite(loss)
-        assert student.grad is not None
-        assert torch.isfinite(student.grad).all()
-
-
+@pytest.mark.system("kd")
 class TestKnowledgeDistillation:
     @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
     def test_it_is_kl_divergence_times_the_squared_temperature(self, temperature: float) -> None:
@@ -106,7 +36,8 @@ class TestKnowledgeDistillation:
 
         def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
             powers = np.exp(logits / temperature)
-            return powers / powers.sum(axis=1, keepdims=True)
+            probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+            return probabilities
 
         p, q = softened(teacher, 1.5), softened(student, 4.0)
         expected = (p * np.log(p / q)).sum() / len(p) * 1.5 * 4.0

@@ -1,0 +1,145 @@
+"""Methods with settings: what a spec may say, how they are searched, what a trial then trains with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from search.catalogue_checks import check_spec
+from search.dimensions import Interval, Options, starting_choices
+from search.planning.arms import dimensions_of, search_run
+from search.recipe import LogitLoss
+from search.records import PreflightResult, StageName
+from search.registry import Kind, load_everything, methods
+from search.spec import JobSpec
+from search.spec_faults import explain_validation
+from tests.search.planning.simulated_job import SimulatedJob, make_spec, preflight_result
+
+RANGE = {"low": 1.0, "high": 16.0}
+
+load_everything()
+
+
+def spec_with(*choices: list[Any]) -> JobSpec:
+    return make_spec(search={"space": {"logit_losses": list(choices)}})
+
+
+def losses_of(spec: JobSpec, **choices: Any) -> list[LogitLoss]:
+    chosen = {**starting_choices(dimensions_of(spec)), **choices}
+    return search_run(spec, chosen, PreflightResult.model_validate(preflight_result())).process.logit_losses
+
+
+def fault_of(*choices: list[Any]) -> tuple[str, str, str]:
+    with pytest.raises(ValidationError) as caught:
+        spec_with(*choices)
+    (fault,) = explain_validation(caught.value)
+    return fault.field, fault.message, fault.remedy
+
+
+def test_a_name_alone_is_the_method_at_its_defaults() -> None:
+    assert losses_of(spec_with(["kd", "dkd"])) == [LogitLoss(name="kd"), LogitLoss(name="dkd")]
+
+
+def test_fixed_settings_go_into_the_process_as_they_are() -> None:
+    use = {"name": "dkd", "config": {"rest_weight": 2.0, "target_weight": 0.5}}
+    spec = spec_with([use, "kd"])
+    expected = LogitLoss(name="dkd", config={"rest_weight": 2.0, "target_weight": 0.5})
+    assert losses_of(spec) == [expected, LogitLoss(name="kd")]
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_range_is_a_dimension_of_the_search_wherever_the_method_is_chosen() -> None:
+    use = {"name": "dkd", "config": {"rest_weight": RANGE, "target_weight": 2.0}}
+    spec = spec_with(["kd"], [use], [use, "kd"])
+    (dimension,) = (one for one in dimensions_of(spec) if one.name.startswith("logit_losses."))
+    assert dimension == Interval("logit_losses.dkd.rest_weight", 1.0, 16.0, log=True)
+    chosen = [{**use, "config": {**use["config"], "rest_weight": {**RANGE, "log": True}}}]
+    (loss,) = losses_of(spec, logit_losses=chosen)
+    assert loss.config == {"rest_weight": pytest.approx(4.0), "target_weight": 2.0}
+    (loss,) = losses_of(spec, logit_losses=chosen, **{dimension.name: 7.0})
+    assert loss.config["rest_weight"] == 7.0
+
+
+def test_a_list_holds_values_to_choose_from() -> None:
+    spec = spec_with([{"name": "logit_std", "config": {"of": ["kd", "dkd"]}}])
+    (dimension,) = (one for one in dimensions_of(spec) if one.name.startswith("logit_losses."))
+    assert dimension == Options("logit_losses.logit_std.of", ("kd", "dkd"))
+    assert losses_of(spec, **{dimension.name: "dkd"}) == [LogitLoss(name="logit_std", config={"of": "dkd"})]
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "random"])
+def test_a_search_draws_settings_and_each_trial_trains_with_its_own(strategy: str) -> None:
+    use = {"name": "dkd", "config": {"rest_weight": RANGE}}
+    space = {"logit_losses": [["kd"], [use]]}
+    job = SimulatedJob(make_spec(budget={"trials": 12}, search={"strategy": strategy, "space": space}))
+    job.run_to(StageName.TUNING)
+    trials = job.of(StageName.SEARCH, "searched")
+    runs = [trial.parameters["process"]["logit_losses"] for trial in trials]
+    drawn = [loss["config"]["rest_weight"] for losses in runs for loss in losses if loss["name"] == "dkd"]
+    assert len(set(drawn)) == len(drawn) > 1
+    assert all(1 <= value <= 16 for value in drawn)
+    assert any(loss["name"] == "kd" and not loss["config"] for losses in runs for loss in losses)
+
+
+class TestFaults:
+    def test_one_setting_is_searched_in_one_way(self) -> None:
+        field, message, remedy = fault_of(
+            [{"name": "dkd", "config": {"rest_weight": RANGE}}],
+            [{"name": "dkd", "config": {"rest_weight": [1.0, 2.0]}}],
+        )
+        assert (field, remedy) == ("search.space", "give it one range wherever it is searched")
+        assert message == "rest_weight of dkd is searched in two ways"
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (float("nan"), "rest_weight must be finite"),
+            ([1.0, float("inf")], "rest_weight must be finite"),
+            ({"low": 2.0, "high": 1.0}, "must not be above high"),
+            ({"low": 1.0, "high": 2.0, "lgo": True}, "rest_weight.lgo is no range"),
+            ([], "1 to 64 values"),
+            ("x" * 1000, "over 200 characters"),
+        ],
+    )
+    def test_values_that_cannot_be_read(self, value: Any, words: str) -> None:
+        field, message, _ = fault_of([{"name": "dkd", "config": {"rest_weight": value}}])
+        assert field == "search.space.logit_losses.0.0.config"
+        assert words in message
+
+    def test_a_field_that_a_method_does_not_have(self) -> None:
+        field, message, remedy = fault_of([{"name": "dkd", "conf": {}}])
+        assert field == "search.space.logit_losses.0.0.conf"
+        assert message == "unknown field 'conf'"
+        assert "did you mean 'config'" in remedy
+
+    def test_a_loss_that_is_neither_a_name_nor_an_object(self) -> None:
+        field, message, _ = fault_of([3])
+        assert field == "search.space.logit_losses.0.0"
+        assert message == "must be a text, found 3"
+
+    def test_the_api_refuses_settings_that_the_catalogue_does_not_know(self) -> None:
+        catalogue = {
+            "methods": [
+                {"kind": method.kind.value, "name": method.name, **method.card.described()}
+                for method in methods()
+            ],
+            "models": ["test_resnet", "test_convnext"],
+            "datasets": ["digits"],
+        }
+        use = {"name": "dkd", "config": {"rest_wieght": 1.0}}
+        (fault,) = check_spec(spec_with([use], ["dkd"]), catalogue)
+        assert fault.field == "search.space.logit_losses.0.0.config.rest_wieght"
+        assert fault.message == "logit loss 'dkd' has no setting 'rest_wieght'"
+        assert fault.remedy.startswith("did you mean 'rest_weight'")
+        assert fault.remedy.endswith("its settings: rest_weight, target_weight")
+        (fault,) = check_spec(spec_with([{"name": "kd", "config": {"rest_weight": 1.0}}]), catalogue)
+        assert fault.remedy == "it has no settings"
+
+
+def test_every_range_of_a_card_lies_within_its_setting() -> None:
+    for method in methods(Kind.LOGIT_LOSS):
+        for setting, searched in method.card.ranges().items():
+            for value in (searched["low"], searched["high"]):
+                assert getattr(method.configured({setting: value}), setting) == value
