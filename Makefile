@@ -48,6 +48,7 @@ lint: $(STAMP) ## Check style, types, import layers and generated documentation
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tools.schema_tables --check
+	@$(BIN)/python -m tools.method_page --check
 
 format: $(STAMP) ## Format the code and repair what can be repaired
 	@$(BIN)/ruff check --fix-only .
@@ -55,6 +56,7 @@ format: $(STAMP) ## Format the code and repair what can be repaired
 
 docs: $(STAMP) ## Write the generated parts of the documentation anew
 	@$(BIN)/python -m tools.schema_tables
+	@$(BIN)/python -m tools.method_page
 
 clean: ## Remove caches and build outputs (.venv stays)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis

@@ -33,8 +33,7 @@ class Need(StrEnum):
 class Evidence(StrEnum):
     """How sure we are of a formula: what it was read in."""
 
-    RELEASED_CODE = "the authors' released code"
-    PAPER = "the paper"
+    PUBLISHED = "the paper or its released code"
     MEMORY = "memory of the paper"
     OUR_READING = "our reading of the abstract"
 
@@ -79,7 +78,7 @@ class Card:
     """What a method declares; what is not said is the usual."""
 
     systems: tuple[str, ...] = ()  # ids of the published systems that it carries
-    evidence: Evidence = Evidence.PAPER
+    evidence: Evidence = Evidence.PUBLISHED
     differences: str = ""  # where we differ from the paper, in words
     needs: frozenset[Need] = frozenset()
     trains: bool = False  # parameters of its own, beside the student's

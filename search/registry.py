@@ -62,6 +62,17 @@ class Method:
     factory: Callable[..., Any]
     card: Card = field(default_factory=Card)
 
+    def described(self) -> dict[str, Any]:
+        """All that is said of it, as JSON: an entry of the catalogue."""
+        return {
+            "id": f"{self.kind}/{self.name}",
+            "kind": self.kind.value,
+            "name": self.name,
+            "summary": self.summary,
+            "source": self.source,
+            **self.card.described(),
+        }
+
     def build(self, *arguments: Any, config: Mapping[str, Any] | None = None) -> Any:
         """What the factory makes of these arguments, with these settings beside where it has any.
 
@@ -131,10 +142,15 @@ def import_siblings(package: str, path: list[str]) -> None:
         importlib.import_module(f"{package}.{module}")
 
 
+def load_built_in() -> None:
+    """Import all methods of our own; this needs torch."""
+    for package in (*METHOD_PACKAGES, "search.strategies"):
+        importlib.import_module(package)
+
+
 def load_everything() -> None:
     """Import all built-in methods (this needs torch) and all plug-ins."""
-    for package in METHOD_PACKAGES:
-        importlib.import_module(package)
+    load_built_in()
     load_plans()
     _load_plug_ins(PlugIns.METHODS)
 

@@ -49,17 +49,7 @@ def make_catalogue(settings: Settings) -> dict[str, Any]:
 
     load_everything()
     return {
-        "methods": [
-            {
-                "id": f"{method.kind}/{method.name}",
-                "kind": method.kind.value,
-                "name": method.name,
-                "summary": method.summary,
-                "source": method.source,
-                **method.card.described(),
-            }
-            for method in methods()
-        ],
+        "methods": [method.described() for method in methods()],
         "models": available_models(),
         "datasets": available_datasets(settings.datasets_file),
         "devices": _devices(settings),

@@ -221,7 +221,7 @@ def checked_spec(document: dict[str, Any]) -> JobSpec:
     for model in (spec.teacher.model, spec.student.name):
         require_known(model)  # before the teacher is trained for a student that there is not
     here = {
-        "methods": [{"kind": method.kind.value, "name": method.name} for method in methods()],
+        "methods": [method.described() for method in methods()],
         "models": [spec.teacher.model, spec.student.name],
         "datasets": [{"name": spec.data.name}],
     }

@@ -12,7 +12,7 @@ from search.logits.divergences import (
     of_target,
     without_target,
 )
-from search.method_card import Card, Evidence, MethodConfig, Need, searched
+from search.method_card import Card, MethodConfig, Need, searched
 from search.registry import Kind, register
 
 
@@ -33,7 +33,6 @@ class DecoupledConfig(MethodConfig):
     source="Zhao et al. 2022, arXiv 2203.08679",
     card=Card(
         systems=("dkd",),
-        evidence=Evidence.RELEASED_CODE,
         needs=frozenset({Need.TEACHER_LOGITS, Need.LABELS}),
         temperatures=("teacher", "student"),
         zero_at_equality=True,

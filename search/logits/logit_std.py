@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from search.logits.wrapping import WrappingConfig, inside
-from search.method_card import Card, Evidence, Need
+from search.method_card import Card, Need
 from search.registry import Kind, register
 
 LEAST_DEVIATION = 1e-2
@@ -19,7 +19,6 @@ constant logits, whose standardisation would multiply the first gradient by 1e7.
     source="Sun et al. 2024, arXiv 2403.01427",
     card=Card(
         systems=("logit_std",),
-        evidence=Evidence.RELEASED_CODE,
         needs=frozenset({Need.TEACHER_LOGITS, Need.LABELS}),
         temperatures=("teacher", "student"),
         zero_at_equality=True,

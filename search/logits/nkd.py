@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from search.logits.divergences import detached_factor, log_softened, of_target, without_target
-from search.method_card import Card, Evidence, MethodConfig, Need, searched
+from search.method_card import Card, MethodConfig, Need, searched
 from search.registry import Kind, register
 
 
@@ -20,10 +20,9 @@ class NormalisedConfig(MethodConfig):
 @register(
     Kind.LOGIT_LOSS,
     "nkd",
-    source="Yang et al. 2023, arXiv 2303.13005",
+    source="Yang et al. 2023, arXiv 2303.13005 (number from memory)",
     card=Card(
         systems=("nkd",),
-        evidence=Evidence.RELEASED_CODE,
         needs=frozenset({Need.TEACHER_LOGITS, Need.LABELS}),
         temperatures=("teacher", "student"),
         config=NormalisedConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from search.logits.divergences import divergence, log_softened
-from search.method_card import Card, Evidence, Need
+from search.method_card import Card, Need
 from search.registry import Kind, register
 
 
@@ -15,7 +15,6 @@ from search.registry import Kind, register
     source="Zheng and Yang 2024, arXiv 2402.11148",
     card=Card(
         systems=("ttm",),
-        evidence=Evidence.RELEASED_CODE,
         needs=frozenset({Need.TEACHER_LOGITS}),
         temperatures=("teacher",),
         differences="The power is written 1 / tau_t; the same function.",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from search.logits.divergences import detached_factor, log_softened, of_target
-from search.method_card import Card, Evidence, Need
+from search.method_card import Card, Need
 from search.registry import Kind, register
 
 
@@ -16,7 +16,6 @@ from search.registry import Kind, register
     source="Zhou et al. 2021, arXiv 2102.00650",
     card=Card(
         systems=("wsld",),
-        evidence=Evidence.RELEASED_CODE,
         needs=frozenset({Need.TEACHER_LOGITS, Need.LABELS}),
         temperatures=("teacher", "student"),
     ),

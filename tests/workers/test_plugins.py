@@ -73,6 +73,9 @@ def test_it_is_in_the_catalogue_in_the_plan_and_in_the_driver(installed: None) -
     for parameters in proposed:
         pathways = parameters["process"]["pathways"]
         assert {(one["transform"], one["distance"]) for one in pathways} == {("identity", "silhouette")}
+        kd, surest = parameters["process"]["logit_losses"]
+        assert (kd["name"], surest["name"]) == ("kd", "surest")
+        assert 0.6 <= surest["config"]["threshold"] <= 0.95
     names = ("connections", "process_learning_rate_factor")
     assert len({tuple(parameters["choices"][name] for name in names) for parameters in proposed}) > 2
     assert reason_of_the_driver(spec) == "budget_too_small"

@@ -16,7 +16,7 @@ from search import find, proof
 from search.commands import distilling
 from search.commands.options import SharedOptions
 from search.recipe import Recipe
-from search.registry import load_everything, methods
+from search.registry import Kind, load_everything, methods
 from tests.search.commands.command_runner import invoke
 
 PAIR = ["--teacher", "test_resnet", "--student", "test_efficientnet", "--threads=1"]
@@ -129,3 +129,20 @@ def test_the_library_lists_what_it_can_do(tmp_path: Path) -> None:
     for method in methods():
         assert method.name in listed.stdout
         assert method.kind.value.replace("_", " ") in listed.stdout
+
+
+def test_the_methods_are_listed_for_programs_with_their_settings(tmp_path: Path) -> None:
+    listed = run("search", "methods", "--json", "--kind=logit_loss", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    load_everything()
+    found = {method["name"]: method for method in json.loads(listed.stdout)}
+    assert set(found) == {method.name for method in methods(Kind.LOGIT_LOSS)}
+    assert found["dkd"]["config"]["properties"]["rest_weight"]["search"] == {
+        "low": 0.5,
+        "high": 16.0,
+        "log": True,
+    }
+    assert found["dkd"]["needs"] == ["labels", "teacher_logits"]
+    plain = run("search", "methods", "--kind=distance", cwd=tmp_path).stdout
+    assert "hcl" in plain
+    assert "dkd" not in plain

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
-from search.__main__ import main as list_everything
+from search.__main__ import overview as list_everything
 from search.data import open_dataset
 from search.datasets import kinds
 from search.datasets.parts import PART_NAMES

@@ -121,10 +121,7 @@ class TestFaults:
 
     def test_the_api_refuses_settings_that_the_catalogue_does_not_know(self) -> None:
         catalogue = {
-            "methods": [
-                {"kind": method.kind.value, "name": method.name, **method.card.described()}
-                for method in methods()
-            ],
+            "methods": [method.described() for method in methods()],
             "models": ["test_resnet", "test_convnext"],
             "datasets": ["digits"],
         }
