@@ -20,6 +20,7 @@ from search.hypergradient.again import (
     seeded,
     student_again,
 )
+from search.method_card import Card
 from search.registry import Kind, register
 from search.training.precision import Precision
 
@@ -27,7 +28,16 @@ RADIUS = 1e-2
 Values = dict[str, Tensor]
 
 
-@register(Kind.HYPERGRADIENT, "finite_difference", source="DARTS, Liu et al. 2019, arXiv 1806.09055; DistPro")
+@register(
+    Kind.HYPERGRADIENT,
+    "finite_difference",
+    source="DARTS, Liu et al. 2019, arXiv 1806.09055; DistPro",
+    card=Card(
+        systems=("distpro",),
+        differences="DistPro moves the weights themselves there and back, which leaves rounding in them; "
+        "here both points are computed beside them, in float32.",
+    ),
+)
 class FiniteDifference:
     """Central differences of the losses at two points beside the weights, in float32."""
 

@@ -6,11 +6,23 @@ import math
 
 from torch import Tensor
 
+from search.method_card import Card, Need
 from search.pathways.directions import SHORTEST, directions
 from search.registry import Kind, register
 
 
-@register(Kind.DISTANCE, "attention", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928")
+@register(
+    Kind.DISTANCE,
+    "attention",
+    source="Zagoruyko, Komodakis 2017, arXiv 1612.03928",
+    card=Card(
+        systems=("at",),
+        needs=frozenset({Need.STAGE_MAPS}),
+        zero_at_equality=True,
+        differences="Scaled to be 1 between independent maps, so that the paper's weight of 1000 means "
+        "nothing here.",
+    ),
+)
 def attention_transfer(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Squared difference of the spatial activity maps; channels need not agree; 1 by chance.
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from search.method_card import Card, Need
 from search.pathways.directions import directions
 from search.registry import Kind, register
 
 
-@register(Kind.DISTANCE, "cosine", source="DetKDS, Li et al. 2024, released code's distance cos")
+@register(
+    Kind.DISTANCE,
+    "cosine",
+    source="DetKDS, Li et al. 2024, released code's distance cos",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), zero_at_equality=True),
+)
 def cosine_distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """One minus the cosine between the two channel vectors of a place, mean over places: 1 by chance.
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.convolutions import width_between
 from search.pathways.resizing import at_smaller_size, resize
 from search.recipe import Stage
@@ -20,7 +21,10 @@ a side. What the residual path carries keeps its full size."""
 
 
 @register(
-    Kind.TRANSFORM, "cross_attention", source="After ScaleKD's projector, Fan et al. 2024, arXiv 2411.06786"
+    Kind.TRANSFORM,
+    "cross_attention",
+    source="After ScaleKD's projector, Fan et al. 2024, arXiv 2411.06786",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
 )
 class CrossAttention(nn.Module):
     """A linear map of the student's tokens, plus attention of the teacher's places to all of them.

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.convolutions import Gate, convolution, nearest, width_between
 from search.recipe import Stage
 from search.registry import Kind, register
 
 
-@register(Kind.TRANSFORM, "gated", source="DistPro, Deng et al. 2022, arXiv 2204.05547, released code")
+@register(
+    Kind.TRANSFORM,
+    "gated",
+    source="DistPro, Deng et al. 2022, arXiv 2204.05547, released code",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+)
 class Gated(nn.Module):
     """Conv3x3-BN-ReLU, gate x * conv1x1(x), Conv3x3-BN-ReLU, nearest resize, Conv3x3-BN.
 

@@ -6,11 +6,22 @@ import math
 
 from torch import Tensor
 
+from search.method_card import Card, Need
 from search.pathways.directions import directions, scaled
 from search.registry import Kind, register
 
 
-@register(Kind.DISTANCE, "gram", source="Similarity-preserving KD, Tung, Mori 2019, arXiv 1907.09682")
+@register(
+    Kind.DISTANCE,
+    "gram",
+    source="Similarity-preserving KD, Tung, Mori 2019, arXiv 1907.09682",
+    card=Card(
+        systems=("sp",),
+        needs=frozenset({Need.STAGE_MAPS}),
+        zero_at_equality=True,
+        differences="Scaled to be 1 between independent maps.",
+    ),
+)
 def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Squared difference of the batch's similarity matrices (B, B), rows of length 1; 1 by chance.
 

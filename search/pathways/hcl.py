@@ -6,6 +6,7 @@ from statistics import fmean
 
 from torch import Tensor
 
+from search.method_card import Card, Need
 from search.pathways.derivatives import mean_square
 from search.pathways.mse import BY_CHANCE
 from search.pathways.resizing import resize
@@ -14,7 +15,16 @@ from search.registry import Kind, register
 LEVELS = (4, 2, 1)
 
 
-@register(Kind.DISTANCE, "hcl", source="ReviewKD, Chen et al. 2021, arXiv 2104.09044")
+@register(
+    Kind.DISTANCE,
+    "hcl",
+    source="ReviewKD, Chen et al. 2021, arXiv 2104.09044",
+    card=Card(
+        needs=frozenset({Need.STAGE_MAPS}),
+        zero_at_equality=True,
+        differences="Scaled to be 1 between independent maps.",
+    ),
+)
 def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Mean squared difference of the full maps and of their averages on 4x4, 2x2 and 1x1 grids; 1 by chance.
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.resizing import resize
 from search.recipe import Stage
 from search.registry import Kind, register
 
 
-@register(Kind.TRANSFORM, "identity", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928")
+@register(
+    Kind.TRANSFORM,
+    "identity",
+    source="Zagoruyko, Komodakis 2017, arXiv 1612.03928",
+    card=Card(needs=frozenset({Need.STAGE_MAPS})),
+)
 class Identity(nn.Module):
     """Resizes the map only; both stages need equally many channels, unless the distance ignores channels."""
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.resizing import at_smaller_size
 from search.recipe import Stage
 from search.registry import Kind, register
 
 
-@register(Kind.TRANSFORM, "linear", source="DeiT's and ViTKD's linear layers on tokens; Yang et al. 2022")
+@register(
+    Kind.TRANSFORM,
+    "linear",
+    source="DeiT's and ViTKD's linear layers on tokens; Yang et al. 2022",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+)
 class Linear(nn.Module):
     """An affine map of the student's channels at every place to the teacher's, resized to the teacher's map.
 

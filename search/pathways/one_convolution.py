@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.convolutions import convolution, nearest
 from search.recipe import Stage
 from search.registry import Kind, register
 
 
-@register(Kind.TRANSFORM, "one_convolution", source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 1conv")
+@register(
+    Kind.TRANSFORM,
+    "one_convolution",
+    source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 1conv",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+)
 class OneConvolution(nn.Module):
     """Conv1x1-BN, nearest resize.
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from search.method_card import Card, Need
 from search.registry import Kind, register
 
 
@@ -26,7 +27,12 @@ def _by_chance() -> float:
 BY_CHANCE = _by_chance()
 
 
-@register(Kind.DISTANCE, "smooth_l1", source="Huber 1964; DetKDS, Li et al. 2024, released code's distance")
+@register(
+    Kind.DISTANCE,
+    "smooth_l1",
+    source="Huber 1964; DetKDS, Li et al. 2024, released code's distance",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), zero_at_equality=True),
+)
 def smooth_absolute_error(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Mean of d^2/2 where |d| < 1 and |d| - 1/2 elsewhere, over 0.720: what it is between independent maps.
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.convolutions import Gate, convolution, nearest, width_between
 from search.recipe import Stage
 from search.registry import Kind, register
 
 
 @register(
-    Kind.TRANSFORM, "three_convolutions", source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 3conv"
+    Kind.TRANSFORM,
+    "three_convolutions",
+    source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 3conv",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
 )
 class ThreeConvolutions(nn.Module):
     """Conv1x1-BN, gate x * conv1x1(x), nearest resize, Conv3x3-BN, Conv3x3-BN; no ReLU, as released.

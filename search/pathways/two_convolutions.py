@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from search.method_card import Card, Need
 from search.pathways.convolutions import Gate, convolution, nearest, width_between
 from search.recipe import Stage
 from search.registry import Kind, register
 
 
-@register(Kind.TRANSFORM, "two_convolutions", source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 2conv")
+@register(
+    Kind.TRANSFORM,
+    "two_convolutions",
+    source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 2conv",
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+)
 class TwoConvolutions(nn.Module):
     """Conv1x1-BN, gate x * conv1x1(x), nearest resize, Conv3x3-BN. The width between is min(512, Ct, Cs)."""
 

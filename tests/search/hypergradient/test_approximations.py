@@ -80,6 +80,7 @@ def test_agrees_with_the_exact_one_and_leaves_no_trace(name: str, run: Distillat
     assert relative_error(flat, expected_flat) < 5e-3
 
 
+@pytest.mark.system("distpro")
 def test_differences_nearer_by_are_nearer(run: Distillation) -> None:
     step = a_step(run)
     direction = a_direction(step)

@@ -177,6 +177,7 @@ class TestFormulas:
         found = float(similarity_preserving(self.student, self.teacher))
         assert found == pytest.approx(published * 3 / by_chance, rel=1e-10)
 
+    @pytest.mark.system("sp")
     def test_gram_ignores_scale_rotation_channels_and_sizes(self) -> None:
         rotation, _ = torch.linalg.qr(normal(320, 320, seed=5))
         rotated = (3.7 * self.teacher.flatten(1) @ rotation).reshape(3, 20, 4, 4)
@@ -229,6 +230,7 @@ class TestFormulas:
         found = float(attention_transfer(self.student, self.teacher))
         assert found == pytest.approx(published * 64 / by_chance, rel=1e-10)
 
+    @pytest.mark.system("at")
     def test_attention_ignores_scale_and_the_order_and_number_of_channels(self) -> None:
         changed = torch.cat([3.7 * self.teacher.flip(1)] * 2, dim=1)
         assert float(attention_transfer(changed, self.teacher)) == pytest.approx(0.0, abs=1e-18)

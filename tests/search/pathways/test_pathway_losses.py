@@ -136,6 +136,23 @@ def test_a_pathways_start_depends_on_its_stages_and_transform_alone() -> None:
     assert not torch.equal(starts[0][0].flatten(), starts[1][0].flatten())
 
 
+@pytest.mark.system("fitnet")
+def test_a_regressor_that_maps_the_student_to_the_teacher_has_no_loss_and_learns_alone() -> None:
+    narrow, wide = stage(4), stage(6)
+    pathway = Pathway(teacher_stage=0, student_stage=0, transform="projection", distance="mse")
+    loss = build_pathway(pathway, student=narrow, teacher=wide, seed=0)
+    student = normal(8, 4, 5, 5, seed=0).float().requires_grad_()
+    with torch.no_grad():
+        taught = loss.transformed(student, torch.empty(8, 6, 5, 5))
+    assert float(loss(student, taught).detach()) == 0.0
+    teacher = normal(8, 6, 5, 5, seed=1).float().requires_grad_()
+    loss(student, teacher).backward()
+    assert teacher.grad is None
+    for parameter in (student, *loss.transform.parameters()):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+
+
 class TestSharing:
     stages = (stage(8), stage(8))
 

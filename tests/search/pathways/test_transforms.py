@@ -34,6 +34,10 @@ class TestEveryTransform:
         assert found.shape == (6, channels, *case.teacher_shape[1:])
         assert torch.isfinite(found).all()
 
+    def test_its_card_says_whether_it_trains(self, name: str, case: Case) -> None:
+        module = transform_of(name, student=case.student, teacher=case.teacher)
+        assert any(True for _ in module.parameters()) == get(Kind.TRANSFORM, name).card.trains
+
     def test_gradients_reach_the_student_and_every_weight(self, name: str, case: Case) -> None:
         module = transform_of(name, student=case.student, teacher=case.teacher)
         student_map = case.student_map.clone().requires_grad_()
