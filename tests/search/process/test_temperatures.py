@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ def hypergradient(monkeypatch: pytest.MonkeyPatch, losses: list[nn.Module] | Non
         assert model is not None
         model.double()
     if losses is not None:
-        given = iter(losses)
-        monkeypatch.setattr(search.training.losses, "build_logit_loss", lambda _name: next(given))
+        given = cycle(losses)  # Built once to see that they can be, and once more to be used.
+        monkeypatch.setattr(search.training.losses, "build_logit_loss", lambda _name, _config: next(given))
     double = Distillation(run.material, run.parameters, run.training, seed=run.seed)
     next(double.steps())
     monkeypatch.undo()
