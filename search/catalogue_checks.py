@@ -58,6 +58,7 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
         ("transforms", Kind.TRANSFORM, space.transforms),
         ("distances", Kind.DISTANCE, space.distances),
         ("logit_losses", Kind.LOGIT_LOSS, space.logit_losses),
+        ("feature_losses", Kind.FEATURE_LOSS, space.feature_losses),
     )
     for field, kind, choices in chosen:
         for index, uses in enumerate(choices):
@@ -68,24 +69,38 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
 
 def _unknown_settings(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFault]:
     """Settings that a method does not have; a catalogue that tells no settings of it is not asked."""
-    told = {
+    space = spec.search.space
+    kinds = (
+        (Kind.LOGIT_LOSS, "logit_losses", space.logit_losses),
+        (Kind.FEATURE_LOSS, "feature_losses", space.feature_losses),
+    )
+    for kind, field, sets in kinds:
+        told = _told_settings(catalogue, kind)
+        for index, uses in enumerate(sets):
+            for place, use in enumerate(uses):
+                if isinstance(use, MethodUse) and use.name in told:
+                    where = f"search.space.{field}.{index}.{place}.config"
+                    yield from _unknown_settings_of(use, kind, told[use.name], where)
+
+
+def _told_settings(catalogue: Mapping[str, Any], kind: Kind) -> dict[str, list[str]]:
+    """The settings of the methods of a kind, by the methods' names."""
+    return {
         _name(method).removeprefix(f"{method['kind']}/"): sorted(method["config"].get("properties", {}))
         for method in catalogue.get("methods", ())
-        if method["kind"] == Kind.LOGIT_LOSS and "config" in method
+        if method["kind"] == kind and "config" in method
     }
-    for index, uses in enumerate(spec.search.space.logit_losses):
-        for place, use in enumerate(uses):
-            if not isinstance(use, MethodUse) or use.name not in told:
-                continue
-            known = told[use.name]
-            for setting in sorted(use.config.keys() - set(known)):
-                guess = did_you_mean(setting, known)
-                listed = f"its settings: {', '.join(known)}" if known else "it has no settings"
-                yield SpecFault(
-                    f"search.space.logit_losses.{index}.{place}.config.{setting}",
-                    f"logit loss {use.name!r} has no setting {setting!r}",
-                    f"{guess} {listed}" if guess else listed,
-                )
+
+
+def _unknown_settings_of(use: MethodUse, kind: Kind, known: list[str], where: str) -> Iterator[SpecFault]:
+    for setting in sorted(use.config.keys() - set(known)):
+        guess = did_you_mean(setting, known)
+        listed = f"its settings: {', '.join(known)}" if known else "it has no settings"
+        yield SpecFault(
+            f"{where}.{setting}",
+            f"{kind.replace('_', ' ')} {use.name!r} has no setting {setting!r}",
+            f"{guess} {listed}" if guess else listed,
+        )
 
 
 def _catalogue_name(kind: str, name: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from search.data import ImageSet
+from search.features import pair_of
 from search.hypergradient import Approximation, build_approximation
 from search.models import TappedModel
 from search.problems import require_finite
@@ -29,6 +30,7 @@ from search.training.averaging import WeightAverage
 from search.training.batches import Batch, Batches, TeacherOutputs, Teaching
 from search.training.compilation import compiled
 from search.training.learning import ProcessLearning, training_seed
+from search.training.lessons import LessonPlan
 from search.training.loss_scaling import LossScaling
 from search.training.losses import DistillationLosses
 from search.training.optimizers import make_optimizer, make_schedule
@@ -86,6 +88,11 @@ class Distillation:
             student=self.student.stages,
             seed=seed,
             label_smoothing=training.label_smoothing,
+            pair=(
+                pair_of(self.student, self.teacher, images=len(material.train.labels))
+                if self.teacher
+                else None
+            ),
         ).to(self.device)
         self.batches = Batches(
             material.train,
@@ -127,6 +134,7 @@ class Distillation:
             if self.learned and learn
             else None
         )
+        self.lessons = LessonPlan(self.losses, self.batches, self.student, training, seed=seed)
         self.step = 0
         self.seconds = 0.0
 
@@ -136,6 +144,7 @@ class Distillation:
         """
         while self.step < self.total_steps:
             started = time.perf_counter()
+            self.lessons.give(self.step)
             read_figures = self._update()
             self.step += 1
             # Figures are read from the device only when due: reading them waits for it.
@@ -185,6 +194,7 @@ class Distillation:
                 student_maps=maps,
                 teacher_maps=part.teacher_maps,
                 targets=part.targets,
+                indices=part.indices,
             )
         if parts > 1:
             loss, cross_entropy = loss / parts, cross_entropy / parts
@@ -221,7 +231,7 @@ class Distillation:
         """The training batch of this step, with what these pathways (by default all) need of the teacher."""
         teaching = Teaching(
             stages=self.losses.teacher_stages(active),
-            logits=bool(self.parameters.process.logit_losses),
+            logits=self.losses.needs_logits(active),
             taps=self.losses.process.taps,
         )
         return self.batches.at(self.step, teaching)

@@ -110,7 +110,7 @@ def enumerate_pathways(
     """
     methods = list(product(dict.fromkeys(transforms), dict.fromkeys(distances)))
     pathways = []
-    for teacher_stage, student_stage in _connected(connections, teacher_stages, student_stages):
+    for teacher_stage, student_stage in connected(connections, teacher_stages, student_stages):
         for transform, distance in methods:
             pathway = Pathway(
                 teacher=teacher,
@@ -145,11 +145,12 @@ def absent_stages(
     return "; ".join(found) or None
 
 
-def _connected(
+def connected(
     connections: str | Sequence[Sequence[int]],
     teacher_stages: Sequence[Stage],
     student_stages: Sequence[Stage],
 ) -> list[Connection]:
+    """What a rule, or listed pairs, connect of these stages. Raises UnknownConnectionsError."""
     if not isinstance(connections, str):
         pairs = dict.fromkeys((teacher, student) for teacher, student in connections)
         return [

@@ -10,6 +10,7 @@ from typing import Any
 
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
+from search.features import Pair, build_feature_loss, pair_of
 from search.logits import build_logit_loss
 from search.models import TappedModel, weights_sha256
 from search.pathway_rules import CONNECTIONS, absent_stages
@@ -17,7 +18,7 @@ from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
 from search.registry import InvalidConfigError, UnknownMethodError
-from search.spec import JobSpec, MethodUse
+from search.spec import JobSpec, MethodUse, name_of
 
 FLOOR_FACTOR = 1.5
 KINDS = ("teacher", "student_alone", "kd", "pathways", "search")
@@ -45,6 +46,10 @@ def run_preflight(
     require_settings(spec)
     require_batches(spec, dataset)
     require_stages(spec, teacher=teacher.stages, student=student.stages)
+    require_feature_losses(
+        spec,
+        pair_of(student, teacher, images=steps_per_epoch(spec, dataset)["search"] * spec.training.batch_size),
+    )
     validation = dataset.splits["validation"]
     majority = majority_rate(validation.labels, classes=dataset.classes)
     floor = floor_accuracy(spec, majority=majority)
@@ -110,6 +115,20 @@ def require_settings(spec: JobSpec) -> None:
                     except (UnknownMethodError, InvalidConfigError) as error:
                         field = f"search.space.logit_losses.{index}.{place}"
                         raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
+
+
+def require_feature_losses(spec: JobSpec, pair: Pair) -> None:
+    """Raise SearchProblem where these models cannot have a feature loss, with any of its settings:
+    unknown_method, pathway_does_not_fit.
+    """
+    for index, uses in enumerate(spec.search.space.feature_losses):
+        for place, use in enumerate(uses):
+            for config in use.configs() if isinstance(use, MethodUse) else [{}]:
+                try:
+                    build_feature_loss(name_of(use), config, pair=pair)
+                except SearchProblem as error:
+                    field = f"search.space.feature_losses.{index}.{place}"
+                    raise SearchProblem(f"{field}: {error}", code=error.code) from error
 
 
 def require_batches(spec: JobSpec, dataset: Dataset) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from search.spec import JobSpec, Training
 
@@ -56,6 +56,36 @@ class Pathway(RecipeModel):
         return f"{of}t{self.teacher_stage}-s{self.student_stage}/{self.transform}/{self.distance}"
 
 
+class FeatureLoss(RecipeModel):
+    """A whole method on maps, embeddings and more, which chooses its stages itself. It weighs as a pathway."""
+
+    loss: str = Field(description="A registered feature loss.")
+    teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")
+    config: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The loss's settings; what is not said is its default."
+    )
+    scale: float | None = Field(default=None, description="As of a pathway.")
+
+    @property
+    def name(self) -> str:
+        """A short readable name, unique inside a process."""
+        of = f"{self.teacher}:" if self.teacher else ""
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(self.config.items()))
+        return f"{of}{self.loss}" + (f"({settings})" if settings else "")
+
+
+def _feature_kind(value: object) -> str:
+    is_whole = "loss" in value if isinstance(value, dict) else isinstance(value, FeatureLoss)
+    return "<feature loss>" if is_whole else "<pathway>"
+
+
+AnyPathway = Annotated[
+    Annotated[Pathway, Tag("<pathway>")] | Annotated[FeatureLoss, Tag("<feature loss>")],
+    Discriminator(_feature_kind),
+]
+"""What a weight of `Point.pathway_weights` belongs to."""
+
+
 class LogitLoss(RecipeModel):
     """A loss on both models' logits."""
 
@@ -84,7 +114,7 @@ class Process(RecipeModel):
 
     cross_entropy_weight: Weight = 1.0
     logit_losses: list[LogitLoss] = Field(default_factory=list)
-    pathways: list[Pathway] = Field(default_factory=list, max_length=MAX_PATHWAYS)
+    pathways: list[AnyPathway] = Field(default_factory=list, max_length=MAX_PATHWAYS)
     unit_scaled: bool = Field(default=True, description="Pathway losses are divided by their first value.")
     taps: Literal["output", "pre_activation"] = Field(
         default="output", description="Where stages are tapped; `pre_activation` where a model has it."
@@ -101,7 +131,10 @@ class Process(RecipeModel):
             raise ValueError("points must be in strictly increasing order of progress")
         names = [pathway.name for pathway in self.pathways]
         if len(set(names)) != len(names):
-            raise ValueError("no two pathways may have the same stages, transform and distance")
+            raise ValueError(
+                "no two pathways may have the same stages, transform and distance, and no two feature losses "
+                "the same settings"
+            )
         for point in self.points:
             expected = (len(self.logit_losses),) * 3 + (len(self.pathways),)
             found = tuple(

@@ -26,6 +26,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 METHOD_PACKAGES = (
     "search.pathways",
     "search.logits",
+    "search.features",
     "search.process",
     "search.augment",
     "search.hypergradient",
@@ -45,6 +46,7 @@ class Kind(StrEnum):
     TRANSFORM = "transform"
     DISTANCE = "distance"
     LOGIT_LOSS = "logit_loss"
+    FEATURE_LOSS = "feature_loss"
     NORMALISATION = "normalisation"
     STRATEGY = "strategy"
     HYPERGRADIENT = "hypergradient"

@@ -43,10 +43,16 @@ def student_again(
     )
 
 
-def pathways_again(step: Step, part: int, parameters: Parameters, maps: Mapping[int, Tensor]) -> Tensor:
-    """The unit-scaled losses (A,) of the active pathways."""
+def pathways_again(
+    step: Step, part: int, parameters: Parameters, outputs: tuple[Tensor, Mapping[int, Tensor]]
+) -> Tensor:
+    """The unit-scaled losses (A,) of the active pathways, of the student's logits and maps."""
+    logits, maps = outputs
+    batch = step.parts[part]
     values: Tensor = torch.func.functional_call(
-        step.losses, _replaced(step, parameters), (maps, step.parts[part].teacher_maps, step.active)
+        step.losses,
+        _replaced(step, parameters),
+        (maps, batch.teacher_maps, step.active, batch.beside(logits)),
     )
     return values
 
@@ -70,6 +76,7 @@ def loss_again(
                 "student_maps": maps,
                 "teacher_maps": batch.teacher_maps,
                 "targets": batch.targets,
+                "indices": batch.indices,
             },
         )
     return loss

@@ -77,7 +77,7 @@ def _slopes(step: Step, part: int, direction: Parameters) -> dict[str, Tensor]:
         plain, tangent = _primal(logits).clone(), _tangent(logits).clone()
         by_pathway = plain.new_zeros(0)
         if step.active:
-            by_pathway = _tangent(pathways_again(step, part, duals, maps)).clone()
+            by_pathway = _tangent(pathways_again(step, part, duals, (logits, maps))).clone()
     return {"pathway_weights": by_pathway, **_by_logits(step, part, logits=plain, tangent=tangent)}
 
 

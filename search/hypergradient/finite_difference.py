@@ -89,8 +89,9 @@ class FiniteDifference:
     def _values(self, step: Step, part: int, parameters: Parameters) -> Values:
         """The losses, and the logit losses' derivatives by their temperatures."""
         with torch.no_grad(), seeded(step, part):
-            logits, maps = student_again(step, part, parameters, self.precision)
-            pathways = pathways_again(step, part, parameters, maps) if step.active else logits.new_zeros(0)
+            outputs = student_again(step, part, parameters, self.precision)
+            logits = outputs[0]
+            pathways = pathways_again(step, part, parameters, outputs) if step.active else logits.new_zeros(0)
         effective = step.effective
         temperatures = (
             effective.teacher_temperatures.to(logits, copy=True).requires_grad_(True),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.models.activations import PreActivations
+from search.models.embedding import EMBEDDING, EmbeddingTap
 from search.models.forward_mode import prepare, tied_names
 from search.models.taps import find_taps, read_prefix_tokens
 from search.models.weights import Preprocessing
@@ -58,6 +59,7 @@ class TappedModel(nn.Module):
             self._read, shapes = find_taps(network, blank)
             self._taps = list(shapes)
             self._before = PreActivations(network, lambda: self._read(network, blank, self._taps)[1])
+            self._embedding = EmbeddingTap(network, lambda: network(blank))
         self.stages = [
             Stage(
                 index=index,
@@ -80,7 +82,19 @@ class TappedModel(nn.Module):
 
         Each stage may be named once or more; IndexError for one that there is not. With `pre_activation` the
         maps of `pre_activation_stages` are those before the stage's last activation, the others as they are.
+        `search.models.embedding.EMBEDDING` stands for the embedding, (B, D, 1, 1).
         """
+        if EMBEDDING not in stages:
+            return self._forward_stages(images, stages, taps)
+        if self.embedding_width is None:
+            raise IndexError(f"the embedding of {self.name} is not found")
+        with self._embedding.watching() as seen:
+            logits, maps = self._forward_stages(images, [one for one in stages if one != EMBEDDING], taps)
+        return logits, {**maps, EMBEDDING: self._embedding.read(seen)}
+
+    def _forward_stages(
+        self, images: Tensor, stages: Sequence[int], taps: Taps
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         wanted = {self._taps[stage]: stage for stage in stages}
         if not wanted:
             return self.forward(images), {}
@@ -103,6 +117,11 @@ class TappedModel(nn.Module):
     def pre_activation_stages(self) -> list[int]:
         """The stages that end in an activation, and so have a map before it."""
         return [index for index, tap in enumerate(self._taps) if tap in self._before.taps]
+
+    @property
+    def embedding_width(self) -> int | None:
+        """Values that the classifier is given of an image; None where no classifier is found."""
+        return self._embedding.width
 
     @property
     def parameter_count(self) -> int:

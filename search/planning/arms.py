@@ -11,10 +11,17 @@ from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options, number
 from search.pathway_rules import enumerate_pathways, fits
-from search.planning.method_choices import LOGIT_LOSSES, as_losses, logit_losses_of, setting_dimensions
+from search.planning.method_choices import (
+    FEATURE_LOSSES,
+    LOGIT_LOSSES,
+    as_losses,
+    feature_losses_of,
+    logit_losses_of,
+    setting_dimensions,
+)
 from search.planning.process_edits import averaged
 from search.planning.process_rate import process_rate, process_rate_dimension
-from search.recipe import Pathway, Point, Process, Stage, constant
+from search.recipe import AnyPathway, FeatureLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
 from search.spec import JobSpec, Range
 
@@ -39,11 +46,13 @@ class ArmName(StrEnum):
 def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
     """The job's search space as dimensions; a value listed twice counts once."""
     space = spec.search.space
+    feature_losses = [as_losses(uses) for uses in space.feature_losses]
     return (
         _options("connections", space.connections),
         _options("transforms", space.transforms),
         _options("distances", space.distances),
         _options(LOGIT_LOSSES, [as_losses(uses) for uses in space.logit_losses]),
+        *([_options(FEATURE_LOSSES, feature_losses)] if any(feature_losses) else []),
         *setting_dimensions(space),
         _options("taps", space.taps),
         process_rate_dimension(space),
@@ -56,8 +65,11 @@ def tuning_dimensions(spec: JobSpec) -> tuple[Dimension, ...]:
     return (_interval("temperature", spec.tuning.temperature), _interval("weight", spec.tuning.weight))
 
 
-def pathways_of(choices: Choices, preflight: PreflightResult) -> list[Pathway]:
-    """The pathways that a choice means for this pair of models; those that do not fit are left out."""
+def pathways_of(choices: Choices, preflight: PreflightResult) -> list[AnyPathway]:
+    """The pathways that a choice means for this pair of models; those that do not fit are left out.
+
+    Feature losses follow: which of them fit, preflight has seen.
+    """
     return pathways_between(
         choices, preflight.teacher_stages, preflight.student_stages, input_size=preflight.input_size
     )
@@ -65,9 +77,9 @@ def pathways_of(choices: Choices, preflight: PreflightResult) -> list[Pathway]:
 
 def pathways_between(
     choices: Choices, teacher: list[Stage], student: list[Stage], *, input_size: int
-) -> list[Pathway]:
+) -> list[AnyPathway]:
     """The pathways that a choice means between these stages, for images of `input_size`."""
-    return enumerate_pathways(
+    joined = enumerate_pathways(
         _connections(choices["connections"]),
         _names(choices["transforms"]),
         _names(choices["distances"]),
@@ -75,12 +87,15 @@ def pathways_between(
         student,
         input_size=input_size,
     )
+    return [*joined, *feature_losses_of(choices)]
 
 
 def why_no_stage(process: Process, preflight: PreflightResult) -> str | None:
     """Which stage of a process's pathways these models do not have; None where they have them all."""
     stages = {"teacher": preflight.teacher_stages, "student": preflight.student_stages}
     for pathway in process.pathways:
+        if isinstance(pathway, FeatureLoss):
+            continue
         asked = (pathway.teacher_stage, pathway.student_stage)
         for (model, found), index in zip(stages.items(), asked, strict=True):
             known = [stage.index for stage in found]
@@ -93,11 +108,13 @@ def why_no_stage(process: Process, preflight: PreflightResult) -> str | None:
 def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     """Why not one choice of the space has a pathway that fits these models; None where there is one.
 
-    Where the space has a logit loss, no pathway is needed if it allows `none` for connections, or if a model
+    Where the space has a feature loss, there is one. Where it has a logit loss, no pathway is needed if it allows `none` for connections, or if a model
     has no stages to tap: the search then learns the logit losses alone.
     """
     teacher, student = preflight.teacher_stages, preflight.student_stages
     space, has_stages = spec.search.space, bool(teacher and student)
+    if any(space.feature_losses):
+        return None
     if any(space.logit_losses) and ("none" in space.connections or not has_stages):
         return None
     every = {"transforms": _union(space.transforms), "distances": _union(space.distances)}
@@ -121,14 +138,16 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
 def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> Choices:
     """These choices, or where they distil nothing (no pathway fits, no logit loss) the nearest that do.
 
-    They get the space's first set of logit losses that is not empty; in a space without one, the first
-    connections, transforms and distances that join these models. The space must have choices that distil.
+    They get the space's first set of logit losses that is not empty; in a space without one the first set of
+    feature losses; without either the first connections, transforms and distances that join these models. The space must have choices that distil.
     """
     if choices[LOGIT_LOSSES] or pathways_of(choices, preflight):
         return choices
     space = spec.search.space
     for losses in filter(None, space.logit_losses):
         return {**choices, LOGIT_LOSSES: as_losses(losses)}
+    for losses in filter(None, space.feature_losses):
+        return {**choices, FEATURE_LOSSES: as_losses(losses)}
     others: Iterator[Choices] = (
         {
             **choices,
@@ -143,7 +162,7 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
     return next(other for other in others if pathways_of(other, preflight))
 
 
-def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[Pathway]) -> Process:
+def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[AnyPathway]) -> Process:
     """Where a search trial's process begins; held, it is the arm `uniform`."""
     losses = logit_losses_of(choices)
     return Process(

@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options
-from search.recipe import LogitLoss
+from search.recipe import FeatureLoss, LogitLoss
 from search.spec import MethodUse, Range, Space, searched_settings
 
-LOGIT_LOSSES = "logit_losses"
+LOGIT_LOSSES, FEATURE_LOSSES = "logit_losses", "feature_losses"
 
 
 def setting_dimensions(space: Space) -> list[Dimension]:
     """One dimension for each setting that is searched; those of a method that was not chosen mean nothing."""
-    uses = (use for uses in space.logit_losses for use in uses)
-    found = {f"{LOGIT_LOSSES}.{name}.{setting}": how for name, setting, how in searched_settings(uses)}
+    kinds = ((LOGIT_LOSSES, space.logit_losses), (FEATURE_LOSSES, space.feature_losses))
+    found = {
+        f"{kind}.{name}.{setting}": how
+        for kind, sets in kinds
+        for name, setting, how in searched_settings(use for uses in sets for use in uses)
+    }
     return [
         Interval(name, how.low, how.high, how.log) if isinstance(how, Range) else Options(name, tuple(how))
         for name, how in found.items()
@@ -29,19 +33,30 @@ def as_losses(uses: list[str | MethodUse]) -> list[JsonValue]:
 
 
 def logit_losses_of(choices: Choices) -> list[LogitLoss]:
-    """The losses that these choices mean, each once, with the settings that were drawn."""
+    """The logit losses that these choices mean, each once, with the settings that were drawn."""
     found: list[LogitLoss] = []
-    for loss in _chosen(choices):
+    for name, config in _chosen(choices, LOGIT_LOSSES):
+        loss = LogitLoss(name=name, config=config)
         if loss not in found:
             found.append(loss)
     return found
 
 
-def _chosen(choices: Choices) -> Iterator[LogitLoss]:
-    losses = choices[LOGIT_LOSSES]
+def feature_losses_of(choices: Choices) -> list[FeatureLoss]:
+    """The feature losses, likewise; none where the choices do not speak of them."""
+    found: dict[str, FeatureLoss] = {}
+    if FEATURE_LOSSES in choices:
+        for name, config in _chosen(choices, FEATURE_LOSSES):
+            loss = FeatureLoss(loss=name, config=config)
+            found.setdefault(loss.name, loss)
+    return list(found.values())
+
+
+def _chosen(choices: Choices, kind: str) -> Iterator[tuple[str, dict[str, JsonValue]]]:
+    losses = choices[kind]
     if not isinstance(losses, list):
         raise TypeError(f"expected a list, found {losses!r}")
     for each in losses:
         use = MethodUse.model_validate({"name": each} if isinstance(each, str) else each)
-        drawn = {setting: choices[f"{LOGIT_LOSSES}.{use.name}.{setting}"] for setting in use.searched}
-        yield LogitLoss(name=use.name, config={**use.fixed, **drawn})
+        drawn = {setting: choices[f"{kind}.{use.name}.{setting}"] for setting in use.searched}
+        yield use.name, {**use.fixed, **drawn}

@@ -37,6 +37,11 @@ class Space(SpecModel):
         description="Losses on both models' logits, by name or with settings. Each choice is a set of "
         "losses; an empty one is allowed.",
     )
+    feature_losses: Annotated[list[LossSet], Field(min_length=1)] = Field(
+        default=[[]],
+        description="Whole methods on maps, embeddings and more, which choose their stages themselves, by "
+        "name or with settings. Each choice is a set of losses; each loss gets a weight, as a pathway does.",
+    )
     taps: Annotated[list[Literal["output", "pre_activation"]], Field(min_length=1)] = Field(
         default=["output"],
         description="Where stages are tapped; `pre_activation`: before the last activation, where a model "
@@ -54,15 +59,17 @@ class Space(SpecModel):
     @model_validator(mode="after")
     def _searches_each_setting_in_one_way(self) -> Space:
         require_one_range(self.logit_losses)
+        require_one_range(self.feature_losses)
         return self
 
     @model_validator(mode="after")
     def _distils(self) -> Space:
         """Choices that distil nothing are passed over, so long as there are others."""
-        if all(choice == "none" for choice in self.connections) and not any(self.logit_losses):
+        losses = any(self.logit_losses) or any(self.feature_losses)
+        if all(choice == "none" for choice in self.connections) and not losses:
             raise ValueError(
-                "nothing would be distilled, without connections and without logit losses; add a connection "
-                "other than `none`, or a logit loss"
+                "nothing would be distilled, without connections and without losses; add a connection other "
+                "than `none`, a logit loss, or a feature loss"
             )
         return self
 

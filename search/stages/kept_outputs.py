@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from search.data import ImageSet
+from search.features import Pair, build_feature_loss, pair_of
 from search.models import TappedModel
 from search.models.tapped import Taps
+from search.recipe import FeatureLoss, Pathway
 from search.records import RunParameters
 from search.teacher_cache import TeacherCache
 from search.teacher_cache.teacher_pass import TeacherPass
@@ -14,7 +18,12 @@ from search.trial import TrialSetting
 
 
 def kept_outputs(
-    setting: TrialSetting, parameters: RunParameters, teacher: TappedModel, train: ImageSet
+    setting: TrialSetting,
+    parameters: RunParameters,
+    teacher: TappedModel,
+    train: ImageSet,
+    *,
+    student: TappedModel,
 ) -> TeacherCache | None:
     """The teacher's outputs on the run's training images, computed once per node when first needed.
 
@@ -28,7 +37,7 @@ def kept_outputs(
     return TeacherCache(
         setting.places.cache_directory,
         teacher_pass(setting, teacher, train, taps=parameters.process.taps),
-        stages=taught_stages(parameters),
+        stages=taught_stages(parameters, pair_of(student, teacher, images=len(train))),
         views=min(training.views, parameters.epochs),
     )
 
@@ -50,18 +59,23 @@ def teacher_pass(
     )
 
 
-def taught_stages(parameters: RunParameters) -> list[int]:
-    """The teacher's stages that the run needs again and again, in order.
+def taught_stages(parameters: RunParameters, pair: Pair) -> list[int]:
+    """The teacher's stages (and EMBEDDING) that the run needs again and again, in order.
 
     A search comes back to every pathway. A replay computes those that ever weigh enough; the others it needs
     at its first step only, where the teacher is run.
     """
     process = parameters.process
-    return sorted(
-        {
-            pathway.teacher_stage
-            for index, pathway in enumerate(process.pathways)
-            if parameters.learn is not None
-            or max(point.pathway_weights[index] for point in process.points) >= process.skip_below
-        }
-    )
+    weighing = [
+        pathway
+        for index, pathway in enumerate(process.pathways)
+        if parameters.learn is not None
+        or max(point.pathway_weights[index] for point in process.points) >= process.skip_below
+    ]
+    return sorted({tap for pathway in weighing for tap in _teacher_taps(pathway, pair)})
+
+
+def _teacher_taps(pathway: Pathway | FeatureLoss, pair: Pair) -> Sequence[int]:
+    if isinstance(pathway, Pathway):
+        return [pathway.teacher_stage]
+    return build_feature_loss(pathway.loss, pathway.config, pair=pair).teacher_taps

@@ -22,7 +22,7 @@ from search.planning.arms import (
     plain_kd,
     starting_process,
 )
-from search.planning.method_choices import LOGIT_LOSSES, as_losses
+from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_losses
 from search.preflight import grouped, run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters
@@ -141,7 +141,7 @@ class PreflightRun:
         spec = self.setting.spec
         longest = run.model_copy(update={"epochs": max(spec.budget.epochs_per_trial, spec.proof_epochs)})
         images = training_images(self.setting, splits="proof")
-        return kept_outputs(self.setting, longest, self.teacher, images)
+        return kept_outputs(self.setting, longest, self.teacher, images, student=self.student)
 
     def _teacher_seconds(self) -> float:
         """Seconds of the teacher on one batch where its outputs are kept; else they are part of the steps."""
@@ -176,6 +176,7 @@ class PreflightRun:
         stages = self.teacher.stages, self.student.stages
         start = starting_choices(dimensions_of(spec))
         start[LOGIT_LOSSES] = as_losses(max(space.logit_losses, key=len))
+        start[FEATURE_LOSSES] = as_losses(max(space.feature_losses, key=len))
         found = []
         for transforms in space.transforms:
             choices: list[Choices] = [

@@ -56,7 +56,9 @@ class StudentRun:
         if process.logit_losses or process.pathways:
             teacher = teacher_of(setting)
         train = training_images(setting, splits=self.parameters.splits)
-        self.kept = kept_outputs(setting, self.parameters, teacher.model, train) if teacher else None
+        self.kept = (
+            kept_outputs(setting, self.parameters, teacher.model, train, student=student) if teacher else None
+        )
         material = Material(
             student=student,
             teacher=teacher.model if teacher else None,

@@ -22,6 +22,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from search.models.embedding import EMBEDDING
+
 LOGITS = "logits"
 RESERVED_SHARE = 0.05
 MOST_RESERVED_BYTES = 10 * 1024**3
@@ -57,8 +59,8 @@ class CacheKey:
 
 
 def map_name(stage: int, taps: str, *, channels_last: bool = False) -> str:
-    """The name of the output that is a stage's map, in this order of its axes."""
-    return f"stage-{stage}-{taps}{'-channels_last' if channels_last else ''}"
+    """The name of the output that is a stage's map, in this order of its axes; or of the embedding."""
+    return f"{'embedding' if stage == EMBEDDING else f'stage-{stage}'}-{taps}{'-channels_last' if channels_last else ''}"
 
 
 class OutputFiles:

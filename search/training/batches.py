@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from search.problems import SearchProblem
 from search.randomness import mix, permutation
 from search.registry import Kind, UnknownMethodError, get
 from search.spec import Training
+from search.training.losses import Beside
 from search.training.mixing import Mixing, soft_targets
 from search.training.precision import forward_taps
 
@@ -33,6 +34,7 @@ class Batch:
     targets: Tensor  # (B,), or (B, K) where images are mixed
     teacher_logits: Tensor | None  # (B, K)
     teacher_maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
+    indices: Tensor | None = None  # (B,), of the images within the training images
 
     def parts(self, count: int) -> list[Batch]:
         """The batch in equal parts, in order, without copying; the step's loss is the mean of theirs.
@@ -51,7 +53,12 @@ class Batch:
             self.targets[rows],
             None if self.teacher_logits is None else self.teacher_logits[rows],
             {stage: value[rows] for stage, value in self.teacher_maps.items()},
+            None if self.indices is None else self.indices[rows],
         )
+
+    def beside(self, student_logits: Tensor) -> Beside:
+        """What feature losses are given beside maps."""
+        return Beside(student_logits, self.teacher_logits, self.targets, self.indices)
 
 
 class TeacherOutputs(Protocol):
@@ -119,7 +126,18 @@ class Batches:
         if self.mixing is not None:
             images, targets = self._mixed(self.mixing, images, targets, indices=indices, view=view)
         logits, maps = self._teach(images, indices, view, teaching)
-        return Batch(images, targets, logits, maps)
+        return Batch(images, targets, logits, maps, sent(indices, self.device))
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All training images in the first view, a batch at a time: images, labels, indices on the CPU."""
+        for indices in torch.split(torch.arange(len(self.train.labels)), self.size):
+            yield self._images(self.train, indices, 0), self._labels(self.train, indices), indices
+
+    def taught(
+        self, images: Tensor, indices: Tensor, teaching: Teaching
+    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+        """What the teacher says of images in the first view."""
+        return self._teach(images, indices, 0, teaching)
 
     def meta_at(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
         """A seeded sample of the meta split, augmented like the training images, and its labels."""

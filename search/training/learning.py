@@ -156,10 +156,9 @@ class ProcessLearning:
     def _batch(self, kept: _Kept) -> Batch:
         if kept.batch is not None:
             return kept.batch
-        has_logits = bool(self.losses.process.logit_losses)
-        return self.batches.at(
-            kept.step, Teaching(self.losses.teacher_stages(kept.active), has_logits, self.losses.process.taps)
-        )
+        stages = self.losses.teacher_stages(kept.active)
+        has_logits = self.losses.needs_logits(kept.active)
+        return self.batches.at(kept.step, Teaching(stages, has_logits, self.losses.process.taps))
 
     def _meta_gradient(self, step: int) -> dict[str, Tensor]:
         """The meta loss's gradient after the step, by the student's parameters."""

@@ -7,26 +7,50 @@ pass gives the hypergradient of all of them (`search.hypergradient.exact`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from search.devices import sent
+from search.features import FeatureLossModule, ModelOutputs, Pair, Seen, build_feature_loss
 from search.logits import build_logit_loss
 from search.pathways import PathwayLoss, build_pathways
 from search.problems import SearchProblem
 from search.process import Effective
-from search.recipe import Pathway, Process, Stage
+from search.recipe import FeatureLoss, Pathway, Process, Stage
 from search.registry import InvalidConfigError, Kind, UnknownMethodError, get
 
 SCALE_FLOOR = 1e-8
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What feature losses are given of a batch beside maps; as in `DistillationLosses.total`."""
+
+    student_logits: Tensor
+    teacher_logits: Tensor | None
+    targets: Tensor
+    indices: Tensor | None = None
+
+    def seen(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Seen | None:
+        """All of it as one; None where the teacher was not asked."""
+        if self.teacher_logits is None:
+            return None
+        targets = _classes(self.targets)
+        return Seen(
+            ModelOutputs(self.student_logits, student_maps),
+            ModelOutputs(self.teacher_logits, teacher_maps),
+            targets,
+            torch.arange(len(targets)) if self.indices is None else self.indices,
+        )
+
+
 class DistillationLosses(nn.Module):
     """The losses of a process; owns the transforms' parameters, which train beside the student.
 
-    `scales` (P,) are the pathway losses' values at the first step, once `is_measured`.
+    `pair` is needed where the process has feature losses. `scales` (P,) are the pathway losses' values at the first step, once `is_measured`.
     """
 
     scales: Tensor
@@ -39,13 +63,17 @@ class DistillationLosses(nn.Module):
         student: list[Stage],
         seed: int,
         label_smoothing: float = 0.0,
+        pair: Pair | None = None,
     ) -> None:
         super().__init__()
         require_fitting(process, teacher=teacher, student=student)
         self.process = process
         self.label_smoothing = label_smoothing
+        joined = [one for one in process.pathways if isinstance(one, Pathway)]
+        pathways = iter(build_pathways(joined, student=student, teacher=teacher, seed=seed))
         self.pathways = nn.ModuleList(
-            build_pathways(process.pathways, student=student, teacher=teacher, seed=seed)
+            next(pathways) if isinstance(one, Pathway) else _built(one, pair, seed)
+            for one in process.pathways
         )
         self._logit_losses = [build_logit_loss(loss.name, loss.config) for loss in process.logit_losses]
         self.register_buffer("scales", torch.zeros(len(process.pathways)))
@@ -53,16 +81,32 @@ class DistillationLosses(nn.Module):
         self.is_measured = False
 
     def teacher_stages(self, active: Sequence[int] | None = None) -> list[int]:
-        """The teacher's stages that these pathways (by default all) need, in order."""
-        return sorted({pathway.teacher_stage for pathway in self._active(active)})
+        """The teacher's stages (and EMBEDDING) that these pathways (by default all) need, in order."""
+        return sorted({tap for index in self._indices(active) for tap in self._taps(index)[0]})
 
     def student_stages(self, active: Sequence[int] | None = None) -> list[int]:
-        """The student's stages that these pathways (by default all) need, in order."""
-        return sorted({pathway.student_stage for pathway in self._active(active)})
+        """The student's stages (and EMBEDDING) that these pathways (by default all) need, in order."""
+        return sorted({tap for index in self._indices(active) for tap in self._taps(index)[1]})
 
-    def _active(self, active: Sequence[int] | None) -> list[Pathway]:
-        pathways = self.process.pathways
-        return pathways if active is None else [pathways[index] for index in active]
+    def needs_logits(self, active: Sequence[int] | None = None) -> bool:
+        """Whether these pathways (by default all), or a logit loss, ask for the teacher's logits."""
+        whole = (isinstance(self.pathways[index], FeatureLossModule) for index in self._indices(active))
+        return bool(self.process.logit_losses) or any(whole)
+
+    def feature_losses(self) -> list[FeatureLossModule]:
+        """Those of the pathways that are whole methods."""
+        return [module for module in self.pathways if isinstance(module, FeatureLossModule)]
+
+    def _indices(self, active: Sequence[int] | None) -> Sequence[int]:
+        return range(len(self.process.pathways)) if active is None else active
+
+    def _taps(self, index: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Of teacher and student."""
+        pathway, module = self.process.pathways[index], self.pathways[index]
+        if isinstance(module, FeatureLossModule):
+            return module.teacher_taps, module.student_taps
+        assert isinstance(pathway, Pathway)
+        return [pathway.teacher_stage], [pathway.student_stage]
 
     def logit_losses(
         self,
@@ -78,7 +122,7 @@ class DistillationLosses(nn.Module):
         """
         if teacher_logits is None:
             return []
-        targets = targets.argmax(dim=1) if targets.dim() > 1 else targets
+        targets = _classes(targets)
         return [
             loss(
                 student_logits,
@@ -95,29 +139,32 @@ class DistillationLosses(nn.Module):
         student_maps: Mapping[int, Tensor],
         teacher_maps: Mapping[int, Tensor],
         active: Sequence[int] | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """The pathway losses: what `torch.func.functional_call` calls."""
-        return self.pathway_losses(student_maps, teacher_maps, active)
+        return self.pathway_losses(student_maps, teacher_maps, active, beside)
 
     def pathway_losses(
         self,
         student_maps: Mapping[int, Tensor],
         teacher_maps: Mapping[int, Tensor],
         active: Sequence[int] | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """The losses (A,) of these pathways (by default all), unit-scaled. Maps (B, C, H, W) by stage.
 
-        The first call measures the scales, and has to compute all.
+        The first call measures the scales, and has to compute all. Feature losses need what is `beside`.
         """
-        indices = range(len(self.process.pathways)) if active is None else active
+        indices = self._indices(active)
         if not len(indices):
             return torch.zeros(0)
+        seen = beside.seen(student_maps, teacher_maps) if beside else None
         moved: dict[int, Tensor] = {}
-        raw = torch.stack([self._raw(index, student_maps, teacher_maps, moved) for index in indices])
+        raw = torch.stack([self._raw(index, student_maps, teacher_maps, moved, seen) for index in indices])
         if not self.process.unit_scaled:
             return raw
         if not self.is_measured:
-            self.scales.copy_(raw.detach().clamp(min=SCALE_FLOOR))
+            self.scales.copy_(raw.detach().abs().clamp(min=SCALE_FLOOR))
             self.is_measured = True
         return raw / self._scales(indices).to(raw)
 
@@ -133,10 +180,15 @@ class DistillationLosses(nn.Module):
         student_maps: Mapping[int, Tensor],
         teacher_maps: Mapping[int, Tensor],
         moved: dict[int, Tensor],
+        seen: Seen | None,
     ) -> Tensor:
         """A pathway's loss; `moved` keeps transformed maps by their transform, for pathways that share it."""
         pathway, module = self.process.pathways[index], self.pathways[index]
-        assert isinstance(module, PathwayLoss)
+        if isinstance(module, FeatureLossModule):
+            assert seen is not None, "feature losses have to be told what is beside the maps"
+            loss: Tensor = module(seen)
+            return loss
+        assert isinstance(module, PathwayLoss) and isinstance(pathway, Pathway)
         teacher_map = teacher_maps[pathway.teacher_stage]
         transform = id(module.transform)
         if transform not in moved:
@@ -153,15 +205,17 @@ class DistillationLosses(nn.Module):
         student_maps: Mapping[int, Tensor],
         teacher_maps: Mapping[int, Tensor],
         targets: Tensor,
+        indices: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The training loss of the active pathways, and the cross-entropy within it; both scalars.
 
-        Targets are classes (B,) or, where images are mixed, probabilities (B, K). Differentiable in the
-        effective weights and temperatures too.
+        Targets are classes (B,) or, where images are mixed, probabilities (B, K); `indices` (B,) are those of
+        the images within the training images. Differentiable in the effective weights and temperatures too.
         """
         cross_entropy = F.cross_entropy(student_logits, targets, label_smoothing=self.label_smoothing)
         loss = effective.cross_entropy_weight * cross_entropy
-        values = self.pathway_losses(student_maps, teacher_maps, active)
+        beside = Beside(student_logits, teacher_logits, targets, indices)
+        values = self.pathway_losses(student_maps, teacher_maps, active, beside)
         if len(values):
             weights = effective.pathway_weights if active is None else effective.pathway_weights[list(active)]
             loss = loss + values @ sent(weights.to(values.dtype), values.device)
@@ -178,9 +232,21 @@ class DistillationLosses(nn.Module):
         return loss, cross_entropy
 
 
+def _classes(targets: Tensor) -> Tensor:
+    """(B,): the class that has most."""
+    return targets.argmax(dim=1) if targets.dim() > 1 else targets
+
+
+def _built(entry: FeatureLoss, pair: Pair | None, seed: int) -> FeatureLossModule:
+    if pair is None:
+        raise SearchProblem(f"feature loss {entry.loss!r} needs a teacher", code="pathway_does_not_fit")
+    return build_feature_loss(entry.loss, entry.config, pair=pair, seed=seed)
+
+
 def require_fitting(process: Process, *, teacher: list[Stage], student: list[Stage]) -> None:
     """Raise SearchProblem unless these models have the stages of every pathway, and its methods are known."""
-    for pathway in process.pathways:
+    joined = [pathway for pathway in process.pathways if isinstance(pathway, Pathway)]
+    for pathway in joined:
         for role, index, stages in (
             ("teacher", pathway.teacher_stage, teacher),
             ("student", pathway.student_stage, student),
@@ -191,12 +257,12 @@ def require_fitting(process: Process, *, teacher: list[Stage], student: list[Sta
                     "the process was found for other models; search one for these",
                     code="pathway_does_not_fit",
                 )
-    asked = [loss.teacher for loss in process.logit_losses] + [p.teacher for p in process.pathways]
+    asked = [loss.teacher for loss in process.logit_losses] + [one.teacher for one in process.pathways]
     if any(asked):
         raise SearchProblem("several teachers are not supported yet", code="pathway_does_not_fit")
     kinds = [(Kind.LOGIT_LOSS, loss.name) for loss in process.logit_losses]
-    kinds += [(Kind.TRANSFORM, pathway.transform) for pathway in process.pathways]
-    kinds += [(Kind.DISTANCE, pathway.distance) for pathway in process.pathways]
+    kinds += [(Kind.TRANSFORM, pathway.transform) for pathway in joined]
+    kinds += [(Kind.DISTANCE, pathway.distance) for pathway in joined]
     for kind, name in kinds:
         try:
             get(kind, name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.recipe import LogitLoss, Pathway, Point, Process
+from search.recipe import FeatureLoss, LogitLoss, Pathway, Point, Process
 from service.web.charts.heat_map import HeatMap, heat_map
 from service.web.charts.lines import COLOURS, LineChart, Series, line_chart
 
@@ -75,8 +75,10 @@ def process_view(document: dict[str, Any] | None) -> ProcessView | None:
     )
 
 
-def pathway_label(pathway: Pathway) -> str:
-    """In words that fit beside a line: `t2 → s1 · projection · mse`."""
+def pathway_label(pathway: Pathway | FeatureLoss) -> str:
+    """In words that fit beside a line: `t2 → s1 · projection · mse`, `feature · rkd`."""
+    if isinstance(pathway, FeatureLoss):
+        return f"feature · {pathway.name}"
     teacher = f"t{pathway.teacher}." if pathway.teacher else "t"
     stages = f"{teacher}{pathway.teacher_stage} → s{pathway.student_stage}"
     return f"{stages} · {pathway.transform} · {pathway.distance}"

@@ -1,0 +1,153 @@
+"""What a feature loss is told of its models, and what it sees of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from search.models import TappedModel
+from search.models.embedding import EMBEDDING
+from search.pathway_rules import connected
+from search.recipe import Stage
+
+
+class UnfitError(ValueError):
+    """These models cannot have this loss; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models. `embedding` is its width, or None where it was not found."""
+
+    stages: Sequence[Stage]
+    embedding: int | None
+    name: str
+    model: TappedModel | None = field(default=None, compare=False)  # of the teacher only
+
+    def width(self, role: str) -> int:
+        """Of the embedding. Raises UnfitError."""
+        if self.embedding is None:
+            raise UnfitError(
+                f"the embedding of the {role} {self.name} is not found; choose a loss on stage maps or logits"
+            )
+        return self.embedding
+
+    def last(self, role: str) -> Stage:
+        """The last stage. Raises UnfitError."""
+        if not self.stages:
+            raise UnfitError(
+                f"the {role} {self.name} has no stages to tap; choose a loss on embeddings or logits"
+            )
+        return self.stages[-1]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The models, the classes they tell apart, and the number of training images."""
+
+    student: Side
+    teacher: Side
+    classes: int
+    images: int
+
+    def embeddings(self) -> tuple[int, int]:
+        """Widths of student and teacher. Raises UnfitError."""
+        return self.student.width("student"), self.teacher.width("teacher")
+
+    def last_stages(self) -> tuple[Stage, Stage]:
+        """Of student and teacher. Raises UnfitError."""
+        return self.student.last("student"), self.teacher.last("teacher")
+
+    def matched_stages(self) -> list[tuple[Stage, Stage]]:
+        """(student, teacher): to each stage of the student the teacher's nearest in relative depth.
+
+        Raises UnfitError.
+        """
+        self.last_stages()
+        pairs = connected("same_depth", self.teacher.stages, self.student.stages)
+        return [(student, teacher) for teacher, student in pairs]
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """What one model said of a batch, as far as it was asked."""
+
+    logits: Tensor  # (B, K)
+    maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
+
+    @property
+    def embedding(self) -> Tensor:
+        """(B, D)."""
+        return self.maps[EMBEDDING].flatten(1)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A training step as a feature loss sees it."""
+
+    student: ModelOutputs
+    teacher: ModelOutputs
+    targets: Tensor  # (B,): of mixed images the class that has most
+    indices: Tensor  # (B,): of the images within the training images
+
+
+Lesson = tuple[ModelOutputs, Tensor, Tensor]
+"""Outputs, targets (B,) and indices (B,) of a batch."""
+
+
+class Lessons(Protocol):
+    """What the models say of the training images, each once, in their order, as they are in the first view.
+
+    Nothing has a gradient. The student is as it is at that moment, in evaluation mode.
+    """
+
+    def teacher(self, taps: Sequence[int]) -> Iterator[Lesson]:
+        """Batches, with the maps of these taps."""
+        ...
+
+    def student(self, taps: Sequence[int]) -> Iterator[Lesson]:
+        """Batches, with the maps of these taps."""
+        ...
+
+
+class FeatureLossModule(nn.Module):
+    """Base of all feature losses."""
+
+    student_taps: Sequence[int] = ()
+    """Stages of the student whose maps are needed; EMBEDDING for its embedding."""
+    teacher_taps: Sequence[int] = ()
+    needs_lessons: bool = False
+    """Whether `prepare` is to be called before the first step."""
+    lessons_every_epochs: int | None = None
+    """Where `prepare` is to be called again and again: after every so many epochs."""
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss, 0-dim."""
+        raise NotImplementedError
+
+    def prepare(self, lessons: Lessons, *, seed: int) -> None:
+        """Make of what the models say what the loss keeps in its buffers; a function of both arguments."""
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Write into a buffer, outside of any gradient."""
+        with torch.no_grad():
+            self.get_buffer(name).copy_(value)
+
+
+def pair_of(student: TappedModel, teacher: TappedModel, *, images: int) -> Pair:
+    """As a feature loss is told of them."""
+    return Pair(_side(student), _side(teacher, model_given=teacher), classes=_classes(student), images=images)
+
+
+def _side(model: TappedModel, *, model_given: TappedModel | None = None) -> Side:
+    return Side(model.stages, model.embedding_width, model.name, model_given)
+
+
+def _classes(model: TappedModel) -> int:
+    classes: object = model.network.num_classes
+    assert isinstance(classes, int)
+    return classes

@@ -1,0 +1,229 @@
+"""What every feature loss keeps, over the registry: a new one is covered the moment it exists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.autograd.forward_ad as fwd
+from torch import Tensor, nn
+
+from search.features import FeatureLossModule, ModelOutputs, Pair, Seen
+from search.registry import Kind, Method, methods
+from tests.search.features.seen import (
+    PAIRS,
+    built,
+    equal_pair,
+    learned_parts,
+    pair,
+    seen,
+    value,
+)
+
+
+@pytest.fixture(params=methods(Kind.FEATURE_LOSS), ids=lambda method: method.name)
+def method(request: pytest.FixtureRequest) -> Method:
+    found = request.param
+    assert isinstance(found, Method)
+    return found
+
+
+@pytest.fixture(params=PAIRS)
+def of(request: pytest.FixtureRequest) -> Pair:
+    return pair(request.param)
+
+
+def gradients(loss: FeatureLossModule, batch: Seen, *, create_graph: bool = False) -> list[Tensor]:
+    """By what the student gives, then by the loss's own parameters."""
+    return list(
+        torch.autograd.grad(
+            value(loss, batch),
+            [*learned_parts(batch), *loss.parameters()],
+            allow_unused=True,
+            materialize_grads=True,
+            create_graph=create_graph,
+        )
+    )
+
+
+def moved(batch: Seen, by: float, *, seed: int = 3) -> Seen:
+    """The student's outputs a step along a random direction."""
+    student = batch.student
+    return replace(
+        batch,
+        student=ModelOutputs(
+            student.logits + by * noise_like(student.logits, seed),
+            {tap: each + by * noise_like(each, seed) for tap, each in student.maps.items()},
+        ),
+    )
+
+
+def noise_like(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+def test_a_finite_scalar_whose_gradient_reaches_the_student_and_what_it_trains(
+    method: Method, of: Pair
+) -> None:
+    loss = built(method.name, of)
+    batch = seen(of, loss, learning=True)
+    found = value(loss, batch)
+    assert found.shape == ()
+    assert torch.isfinite(found)
+    by_part = gradients(loss, batch)
+    assert all(bool(torch.isfinite(each).all()) for each in by_part)
+    student = by_part[: len(learned_parts(batch))]
+    assert any(bool((each != 0).any()) for each in student)
+    own = by_part[len(student) :]
+    assert bool(own) == method.card.trains
+    assert not own or any(bool((each != 0).any()) for each in own)
+
+
+def test_no_gradient_reaches_the_teacher(method: Method, of: Pair) -> None:
+    loss = built(method.name, of)
+    batch = seen(of, loss, learning=True)
+    teacher = ModelOutputs(
+        batch.teacher.logits.requires_grad_(),
+        {tap: each.requires_grad_() for tap, each in batch.teacher.maps.items()},
+    )
+    value(loss, replace(batch, teacher=teacher)).backward()  # type: ignore[no-untyped-call]
+    assert all(each.grad is None for each in [teacher.logits, *teacher.maps.values()])
+    if of.teacher.model is not None:
+        assert all(parameter.grad is None for parameter in of.teacher.model.parameters())
+
+
+def test_zero_between_equals_exactly_where_its_card_says_so(method: Method) -> None:
+    of = equal_pair()
+    loss = built(method.name, of)
+    found = float(value(loss, seen(of, loss)))
+    assert (abs(found) < 1e-9) == method.card.zero_at_equality
+
+
+def test_forward_mode_agrees_with_reverse_mode_and_with_differences(method: Method, of: Pair) -> None:
+    loss = built(method.name, of)
+    batch = seen(of, loss, learning=True)
+    with torch.no_grad(), fwd.dual_level():
+        student = ModelOutputs(
+            fwd.make_dual(batch.student.logits.detach(), noise_like(batch.student.logits, 3)),
+            {
+                tap: fwd.make_dual(each.detach(), noise_like(each, 3))
+                for tap, each in batch.student.maps.items()
+            },
+        )
+        tangent = fwd.unpack_dual(value(loss, replace(batch, student=student))).tangent
+    parts = learned_parts(batch)
+    expected = sum(
+        (slope * noise_like(part, 3)).sum()
+        for slope, part in zip(gradients(loss, batch), parts, strict=False)
+    )
+    assert tangent is not None
+    torch.testing.assert_close(tangent, expected, rtol=1e-7, atol=1e-10)
+
+
+def test_it_can_be_differentiated_twice(method: Method) -> None:
+    loss = built(method.name, pair())
+    batch = seen(pair(), loss, learning=True)
+    first = gradients(loss, batch, create_graph=True)
+    along = sum((slope * noise_like(slope, 4)).sum() for slope in first)
+    assert isinstance(along, Tensor)
+    if not along.requires_grad:
+        return
+    second = torch.autograd.grad(
+        along, [*learned_parts(batch), *loss.parameters()], allow_unused=True, materialize_grads=True
+    )
+    assert all(bool(torch.isfinite(each).all()) for each in second)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e-4, 0.0], ids=["huge", "tiny", "silent"])
+def test_extreme_outputs_stay_finite(method: Method, size: float) -> None:
+    loss = built(method.name, pair()).float()
+    batch = seen(pair(), loss)
+
+    def times(outputs: ModelOutputs, *, learning: bool) -> ModelOutputs:
+        def one(each: Tensor) -> Tensor:
+            return (size * each).float().requires_grad_(learning)
+
+        return ModelOutputs(one(outputs.logits), {tap: one(each) for tap, each in outputs.maps.items()})
+
+    extreme = replace(
+        batch, student=times(batch.student, learning=True), teacher=times(batch.teacher, learning=False)
+    )
+    assert torch.isfinite(value(loss, extreme))
+    assert all(bool(torch.isfinite(each).all()) for each in gradients(loss, extreme))
+
+
+def test_it_is_finite_under_bfloat16(method: Method, of: Pair) -> None:
+    loss = built(method.name, of).float()
+
+    def low(outputs: ModelOutputs, *, learning: bool) -> ModelOutputs:
+        def one(each: Tensor) -> Tensor:
+            return each.bfloat16().float().requires_grad_(learning)
+
+        return ModelOutputs(one(outputs.logits), {tap: one(each) for tap, each in outputs.maps.items()})
+
+    batch = seen(of, loss)
+    batch = replace(
+        batch, student=low(batch.student, learning=True), teacher=low(batch.teacher, learning=False)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(value(loss, batch))
+        assert all(bool(torch.isfinite(each).all()) for each in gradients(loss, batch))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_small_batch_is_no_trouble(method: Method, images: int) -> None:
+    loss = built(method.name, pair())
+    batch = seen(pair(), loss, rows=slice(images), learning=True)
+    assert torch.isfinite(value(loss, batch))
+    assert all(bool(torch.isfinite(each).all()) for each in gradients(loss, batch))
+
+
+def test_the_same_seed_gives_the_same_loss(method: Method, of: Pair) -> None:
+    first, again = (built(method.name, of, seed=4) for _ in range(2))
+    batch = seen(of, first)
+    assert torch.equal(value(first, batch, seed=1), value(again, batch, seed=1))
+    if method.card.trains:
+        other = built(method.name, of, seed=5)
+        assert not torch.equal(value(first, batch, seed=1), value(other, batch, seed=1))
+
+
+def test_it_is_restored_from_its_state(method: Method, of: Pair) -> None:
+    whole = built(method.name, of, seed=4)
+    batch = seen(of, whole)
+    with torch.random.fork_rng():
+        whole(batch)
+    other = built(method.name, of, seed=6)
+    other.load_state_dict(whole.state_dict())
+    assert torch.equal(value(whole, batch), value(other, batch))
+
+
+def test_it_falls_when_outputs_follow_it(method: Method, of: Pair) -> None:
+    """The student's outputs on eight images, and the loss's own parameters, by Adam."""
+    loss = built(method.name, of)
+    batch = moved(seen(of, loss), 0.0)
+    student = ModelOutputs(
+        nn.Parameter(batch.student.logits.detach()),
+        {tap: nn.Parameter(each.detach()) for tap, each in batch.student.maps.items()},
+    )
+    batch = replace(batch, student=student)
+    optimizer = torch.optim.Adam([*learned_parts(batch), *loss.parameters()], lr=0.02)
+    values = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        found = value(loss, batch)
+        found.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        values.append(float(found.detach()))
+    assert values[-1] < values[0] - 0.1 * abs(values[0])
+
+
+def test_every_setting_at_both_ends_of_its_range_gives_another_loss(method: Method) -> None:
+    batch_of = built(method.name, pair())
+    before = value(batch_of, seen(pair(), batch_of))
+    for setting, searched in method.card.ranges().items():
+        for end in ("low", "high"):
+            loss = built(method.name, pair(), {setting: searched[end]})
+            found = value(loss, seen(pair(), loss))
+            assert torch.isfinite(found)
+            assert found != before
