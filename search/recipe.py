@@ -57,7 +57,7 @@ class Pathway(RecipeModel):
 
 
 class FeatureLoss(RecipeModel):
-    """A whole method on maps, embeddings and more, which chooses its stages itself. It weighs as a pathway."""
+    """A whole method on maps, embeddings and more, which chooses its stages itself; weighed as a pathway."""
 
     loss: str = Field(description="A registered feature loss.")
     teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")

@@ -26,7 +26,7 @@ def cosine_similarities(embedding: Tensor) -> Tensor:
 
 
 def correlations(one: Tensor, other: Tensor) -> Tensor:
-    """(B, B): Pearson's correlation, over their values, of each image in one embedding with each in another."""
+    """(B, B): Pearson's correlation, over their values, of each image in one with each in the other."""
     return directions(centred(one, dim=1)) @ directions(centred(other, dim=1)).T
 
 

@@ -108,8 +108,9 @@ def why_no_stage(process: Process, preflight: PreflightResult) -> str | None:
 def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     """Why not one choice of the space has a pathway that fits these models; None where there is one.
 
-    Where the space has a feature loss, there is one. Where it has a logit loss, no pathway is needed if it allows `none` for connections, or if a model
-    has no stages to tap: the search then learns the logit losses alone.
+    Where the space has a feature loss, there is one. Where it has a logit loss, no pathway is needed if it
+    allows `none` for connections, or if a model has no stages to tap: the search then learns the logit losses
+    alone.
     """
     teacher, student = preflight.teacher_stages, preflight.student_stages
     space, has_stages = spec.search.space, bool(teacher and student)
@@ -139,7 +140,8 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
     """These choices, or where they distil nothing (no pathway fits, no logit loss) the nearest that do.
 
     They get the space's first set of logit losses that is not empty; in a space without one the first set of
-    feature losses; without either the first connections, transforms and distances that join these models. The space must have choices that distil.
+    feature losses; without either the first connections, transforms and distances that join these models. The
+    space must have choices that distil.
     """
     if choices[LOGIT_LOSSES] or pathways_of(choices, preflight):
         return choices

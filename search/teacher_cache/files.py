@@ -60,7 +60,8 @@ class CacheKey:
 
 def map_name(stage: int, taps: str, *, channels_last: bool = False) -> str:
     """The name of the output that is a stage's map, in this order of its axes; or of the embedding."""
-    return f"{'embedding' if stage == EMBEDDING else f'stage-{stage}'}-{taps}{'-channels_last' if channels_last else ''}"
+    of = "embedding" if stage == EMBEDDING else f"stage-{stage}"
+    return f"{of}-{taps}{'-channels_last' if channels_last else ''}"
 
 
 class OutputFiles:

@@ -50,7 +50,8 @@ class Beside:
 class DistillationLosses(nn.Module):
     """The losses of a process; owns the transforms' parameters, which train beside the student.
 
-    `pair` is needed where the process has feature losses. `scales` (P,) are the pathway losses' values at the first step, once `is_measured`.
+    `pair` is needed where the process has feature losses. `scales` (P,) are the pathway losses' values at the
+    first step, once `is_measured`.
     """
 
     scales: Tensor
@@ -188,7 +189,8 @@ class DistillationLosses(nn.Module):
             assert seen is not None, "feature losses have to be told what is beside the maps"
             loss: Tensor = module(seen)
             return loss
-        assert isinstance(module, PathwayLoss) and isinstance(pathway, Pathway)
+        assert isinstance(module, PathwayLoss)
+        assert isinstance(pathway, Pathway)
         teacher_map = teacher_maps[pathway.teacher_stage]
         transform = id(module.transform)
         if transform not in moved:

@@ -109,7 +109,7 @@ class GivenLessons:
         yield from self._of(self.pair.student.name, taps)
 
     def _of(self, name: str, taps: Sequence[int]) -> Iterator[Lesson]:
-        for indices in torch.arange(IMAGES).split(BATCH):
+        for indices in torch.split(torch.arange(IMAGES), BATCH):
             yield asked(rows_of(outputs(name), indices), taps), targets()[indices], indices
 
 

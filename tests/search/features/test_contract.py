@@ -59,6 +59,12 @@ def moved(batch: Seen, by: float, *, seed: int = 3) -> Seen:
     )
 
 
+def dual(value: Tensor) -> Tensor:
+    """With the tangent `noise_like(value, 3)`."""
+    made: Tensor = fwd.make_dual(value.detach(), noise_like(value, 3))  # type: ignore[no-untyped-call]
+    return made
+
+
 def noise_like(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
@@ -105,13 +111,11 @@ def test_forward_mode_agrees_with_reverse_mode_and_with_differences(method: Meth
     batch = seen(of, loss, learning=True)
     with torch.no_grad(), fwd.dual_level():
         student = ModelOutputs(
-            fwd.make_dual(batch.student.logits.detach(), noise_like(batch.student.logits, 3)),
-            {
-                tap: fwd.make_dual(each.detach(), noise_like(each, 3))
-                for tap, each in batch.student.maps.items()
-            },
+            dual(batch.student.logits),
+            {tap: dual(each) for tap, each in batch.student.maps.items()},
         )
-        tangent = fwd.unpack_dual(value(loss, replace(batch, student=student))).tangent
+        found = value(loss, replace(batch, student=student))
+        tangent = fwd.unpack_dual(found).tangent  # type: ignore[no-untyped-call]
     parts = learned_parts(batch)
     expected = sum(
         (slope * noise_like(part, 3)).sum()
