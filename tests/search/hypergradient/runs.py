@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from search.distill import Distillation, Material
 from search.hypergradient import Approximation, HyperGradient
 from search.models import build_model
-from search.recipe import LogitLoss, Pathway, Point, Process
+from search.recipe import FeatureLoss, LogitLoss, Pathway, Point, Process
 from search.records import Learning, RunParameters
 from search.spec import Training
 from tests.search.synthetic import blobs
@@ -34,13 +35,15 @@ def make_run(
     *,
     hypergradient: Approximation | None = None,
     transform: str = "projection",
+    whole: Sequence[str] = (),
     process: Process | None = None,
     learn: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float64,
     batch_size: int = 16,
     epochs: int = 3,
 ) -> Distillation:
-    """A small run, two logit losses and three pathways; it learns unless a process is given."""
+    """A small run, two logit losses, three pathways and `whole` feature losses; it learns unless a process is
+    given."""
     train, meta = blobs(3 * batch_size, seed=1), blobs(2 * batch_size, seed=2)
     models = [
         build_model(
@@ -55,12 +58,13 @@ def make_run(
             Pathway(teacher_stage=last[0], student_stage=last[1], transform=transform, distance="mse"),
             Pathway(teacher_stage=1, student_stage=1, transform="projection", distance="hcl"),
             Pathway(teacher_stage=1, student_stage=1, transform="identity", distance="attention"),
+            *(FeatureLoss(loss=name) for name in whole),
         ],
         points=[
             Point(
                 progress=0.0,
                 logit_weights=[1.0, 0.3],
-                pathway_weights=[0.7, 0.2, 1.5],
+                pathway_weights=[0.7, 0.2, 1.5, *[0.4 for _ in whole]],
                 teacher_temperatures=[2.0, 3.5],
                 student_temperatures=[2.5, 1.7],
             )

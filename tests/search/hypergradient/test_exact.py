@@ -48,6 +48,13 @@ def test_transforms_with_norms_are_carried_back_too() -> None:
     assert_exact("nesterov", "test_resnet", steps=5, transform="gated", learn=learn)
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("lookahead", [1, 2])
+def test_feature_losses_are_differentiated_by_embeddings_too(lookahead: int, pair: str) -> None:
+    learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
+    assert_exact("nesterov", PAIRS[pair], steps=2 + lookahead, whole=["rkd"], learn=learn)
+
+
 @pytest.mark.parametrize("lookahead", [1, 2])
 def test_a_step_in_parts_is_the_mean_over_them(lookahead: int) -> None:
     learn = {"lookahead_steps": lookahead, "update_every_steps": 2}

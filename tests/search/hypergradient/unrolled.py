@@ -132,7 +132,8 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: C
             teacher_temperatures=values[2],
             student_temperatures=values[3],
         )
-        pathways = torch.func.functional_call(run.losses, transforms, (maps, part.teacher_maps))
+        given = (maps, part.teacher_maps, None, part.beside(logits))
+        pathways = torch.func.functional_call(run.losses, transforms, given)
         loss = weight * F.cross_entropy(logits, part.targets) + torch.stack(losses).double() @ values[0]
         total = total + (loss + pathways.double() @ values[1]) / len(parts)
     return total
