@@ -140,3 +140,64 @@ def test_every_range_of_a_card_lies_within_its_setting() -> None:
         for setting, searched in method.card.ranges().items():
             for value in (searched["low"], searched["high"]):
                 assert getattr(method.configured({setting: value}), setting) == value
+
+
+class TestFeatureLosses:
+    def spec(self, *choices: list[Any], **space: Any) -> JobSpec:
+        return make_spec(search={"space": {"feature_losses": list(choices), **space}})
+
+    def pathways(self, spec: JobSpec, **choices: Any) -> list[str]:
+        chosen = {**starting_choices(dimensions_of(spec)), **choices}
+        run = search_run(spec, chosen, PreflightResult.model_validate(preflight_result()))
+        return [pathway.name for pathway in run.process.pathways]
+
+    def test_a_space_that_does_not_speak_of_them_has_no_such_dimension(self) -> None:
+        assert all(one.name != "feature_losses" for one in dimensions_of(make_spec()))
+
+    def test_they_follow_the_pathways_and_start_at_their_weight(self) -> None:
+        spec = self.spec(["rkd"])
+        plain = self.pathways(make_spec())
+        assert self.pathways(spec) == [*plain, "rkd"]
+        chosen = starting_choices(dimensions_of(spec))
+        run = search_run(spec, chosen, PreflightResult.model_validate(preflight_result()))
+        weights = run.process.points[0].pathway_weights
+        assert weights == [spec.search.process.initial_pathway_weight] * len(weights)
+
+    def test_a_setting_is_searched_by_a_dimension_of_its_own(self) -> None:
+        use = {"name": "rkd", "config": {"angle_weight": RANGE, "distance_weight": 3.0}}
+        spec = self.spec([], [use])
+        dimension = next(one for one in dimensions_of(spec) if one.name.startswith("feature_losses."))
+        assert dimension == Interval("feature_losses.rkd.angle_weight", 1.0, 16.0, log=True)
+        chosen = [{**use, "config": {**use["config"], "angle_weight": {**RANGE, "log": True}}}]
+        found = self.pathways(spec, feature_losses=chosen, **{dimension.name: 7.0})
+        assert found[-1] == "rkd(angle_weight=7.0, distance_weight=3.0)"
+
+    def test_they_alone_are_enough_to_distil(self) -> None:
+        spec = self.spec(["rkd"], connections=["none"], logit_losses=[[]])
+        assert self.pathways(spec) == ["rkd"]
+
+    def test_a_trial_that_would_distil_nothing_gets_the_first_of_them(self) -> None:
+        spec = self.spec([], ["rkd"], connections=["none"], logit_losses=[[]])
+        job = SimulatedJob(spec.model_copy(update={}))
+        job.run_to(StageName.TUNING)
+        trials = job.of(StageName.SEARCH, "searched")
+        assert trials
+        assert all(trial.parameters["process"]["pathways"] for trial in trials)
+
+    def test_nothing_at_all_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="a feature loss"):
+            self.spec([], connections=["none"], logit_losses=[[]])
+
+    def test_what_the_catalogue_does_not_have_is_said_with_the_nearest_name(self) -> None:
+        catalogue = {"methods": [method.described() for method in methods()]}
+        unknown, setting = (
+            fault
+            for fault in check_spec(
+                self.spec(["rdk", {"name": "rkd", "config": {"angel_weight": 2.0}}]), catalogue
+            )
+            if fault.field.startswith("search.space.feature_losses")
+        )
+        assert unknown.field == "search.space.feature_losses.0.0"
+        assert "did you mean 'rkd'" in unknown.remedy
+        assert setting.field == "search.space.feature_losses.0.1.config.angel_weight"
+        assert "angle_weight" in setting.remedy
