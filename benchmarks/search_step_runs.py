@@ -12,7 +12,7 @@ from torch import Tensor
 from search.data import ImageSet
 from search.distill import Distillation, Material
 from search.models import TappedModel, build_model
-from search.recipe import LogitLoss, Pathway, Point, Process
+from search.recipe import AnyPathway, LogitLoss, Pathway, Point, Process
 from search.records import Learning, RunParameters
 from search.spec import Training
 from search.training.batches import TeacherOutputs
@@ -129,7 +129,7 @@ class _KeptOutputs(TeacherOutputs):
 
 def ten_pathways(teacher_stages: int, student_stages: int) -> Process:
     """The last four stages of both, each student stage taught by those of its depth or before."""
-    pathways = [
+    pathways: list[AnyPathway] = [
         Pathway(teacher_stage=t, student_stage=s, transform="projection", distance="mse")
         for t, s in _ten(teacher_stages, student_stages)
     ]

@@ -25,7 +25,7 @@ from search.hypergradient import HyperGradient, Parameters, Step
 from search.hypergradient.exact import Exact
 from search.models import TappedModel, build_model
 from search.process import Effective
-from search.recipe import LogitLoss, Pathway, Point, Process, constant
+from search.recipe import AnyPathway, LogitLoss, Pathway, Point, Process, constant
 from search.records import Learning, RunParameters
 from search.registry import load_everything
 from search.spec import Splits, Training
@@ -105,7 +105,7 @@ def model(data: Dataset, name: str, *, seed: int) -> TappedModel:
 
 def start(bench: Bench, *, temperature: float = 2.0) -> Process:
     """KD, and two pathways between stages of the same depth: where a search begins."""
-    pathways = [
+    pathways: list[AnyPathway] = [
         Pathway(teacher_stage=stage, student_stage=stage, transform=transform, distance=distance)
         for stage in range(len(bench.teacher.stages))
         for transform, distance in DISTANCES

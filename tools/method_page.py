@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 HEAD = """# Methods
 
 All that a job may name, by kind. `python -m search methods --json` and `GET /v1/methods` say the same of an
-installation, plug-ins included. A logit loss is used by its name, or with settings:
+installation, plug-ins included. A logit loss or a feature loss is used by its name, or with settings:
 `{"name": "dkd", "config": {"rest_weight": 4}}`; a setting that is an object with `low` and `high` is searched
 in that range, one that is a list among its values ([the job spec](job-spec.md#methoduse)). Where nothing is
 said of a formula, it was read in the paper or in its released code.
@@ -30,6 +30,8 @@ ABOUT = {
     Kind.TRANSFORM: "What fits a student's map to the teacher's.",
     Kind.DISTANCE: "Between a transformed map of the student and the teacher's map.",
     Kind.LOGIT_LOSS: "On both models' logits. Temperatures are the process's, learned or fixed.",
+    Kind.FEATURE_LOSS: "Whole methods on maps, embeddings and more, which choose their stages themselves. Each "
+    "gets one weight, as a pathway does, and is divided by its first value as pathways are.",
     Kind.NORMALISATION: "From the parameters of pathways to their weights.",
     Kind.STRATEGY: "What proposes trials.",
     Kind.HYPERGRADIENT: "How the process's gradient is found.",
