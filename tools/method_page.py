@@ -30,8 +30,8 @@ ABOUT = {
     Kind.TRANSFORM: "What fits a student's map to the teacher's.",
     Kind.DISTANCE: "Between a transformed map of the student and the teacher's map.",
     Kind.LOGIT_LOSS: "On both models' logits. Temperatures are the process's, learned or fixed.",
-    Kind.FEATURE_LOSS: "Whole methods on maps, embeddings and more, which choose their stages themselves. Each "
-    "gets one weight, as a pathway does, and is divided by its first value as pathways are.",
+    Kind.FEATURE_LOSS: "Whole methods on maps, embeddings and more, which choose their stages themselves. "
+    "Each gets one weight, as a pathway does, and is divided by its first value as pathways are.",
     Kind.NORMALISATION: "From the parameters of pathways to their weights.",
     Kind.STRATEGY: "What proposes trials.",
     Kind.HYPERGRADIENT: "How the process's gradient is found.",
