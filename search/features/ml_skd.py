@@ -16,21 +16,21 @@ class LevelsConfig(MethodConfig):
     """Settings of multilevel self-distillation."""
 
     temperature: float = searched(
-        3.0, low=1.0, high=8.0, gt=0.0, le=100.0, description="Of the fused features' probabilities."
+        2.0, low=1.0, high=8.0, gt=0.0, le=100.0, description="Of the fused features' probabilities."
     )
 
 
 @register(
     Kind.FEATURE_LOSS,
     "ml_skd",
-    source="Gou et al. 2021, arXiv 2112.13642 (authors from memory)",
+    source="Lin and Li 2021, arXiv 2112.13642",
     card=Card(
         systems=("ml_skd",),
         evidence=Evidence.OUR_READING,
         needs=frozenset({Need.STAGE_MAPS, Need.LABELS}),
         trains=True,
-        differences="Classifiers and projections are linear maps of averaged stage maps. The fused features are "
-        "a weighted sum whose learned weights add up to 1. No teacher takes part.",
+        differences="Classifiers and projections are linear maps of averaged stage maps. The fused features "
+        "are a weighted sum whose learned weights add up to 1. No teacher takes part.",
         config=LevelsConfig,
     ),
 )

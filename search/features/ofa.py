@@ -31,8 +31,8 @@ class ExitsConfig(MethodConfig):
         trains=True,
         differences="One kind of exit for all architectures, the convolutional one, on every stage. It is no "
         "wider than the student's last stage; each of its maps is normalised as a whole instead of by "
-        "BatchNorm. The mean over exits, not their sum. The term on the student's own logits is left to logit "
-        "losses. Of mixed images the class that has most is the target.",
+        "BatchNorm. The mean over exits, not their sum. The least value that the cross-entropy can have is "
+        "taken off; it has no gradient. The term on the student's own logits is left to logit losses.",
         config=ExitsConfig,
     ),
 )
@@ -57,7 +57,7 @@ class ExitsToLogits(FeatureLossModule):
         """The loss, 0-dim."""
         target = adapted(seen.teacher.logits.detach(), seen.targets, self.exponent)
         losses = [
-            -(target * log_softened(leave(seen.student.maps[tap]))).sum(dim=1).mean()
+            excess(target, log_softened(leave(seen.student.maps[tap])))
             for tap, leave in zip(self.student_taps, self.exits, strict=True)
         ]
         return torch.stack(losses).mean()
@@ -67,6 +67,16 @@ def adapted(teacher_logits: Tensor, targets: Tensor, exponent: float) -> Tensor:
     """(p + m)^exponent - m, (B, K), of the teacher's probabilities p, with m 1 at the target and 0 else."""
     at_target = F.one_hot(targets, teacher_logits.shape[1]).to(teacher_logits)
     return (log_softened(teacher_logits).exp() + at_target) ** exponent - at_target
+
+
+def excess(target: Tensor, log_probabilities: Tensor) -> Tensor:
+    """0-dim: cross-entropy with weights (B, K) of the classes, over the least there is, of shares like these.
+
+    Where weights add up to 1 it is their divergence.
+    """
+    shares = target / target.sum(dim=1, keepdim=True)
+    least = torch.xlogy(target, shares)
+    return (least - target * log_probabilities).sum(dim=1).mean()
 
 
 def exit_of(stage: Stage, *, halvings: int, widest: int, classes: int) -> nn.Sequential:
@@ -82,7 +92,7 @@ def exit_of(stage: Stage, *, halvings: int, widest: int, classes: int) -> nn.Seq
 
 
 def halving(width: int, wider: int) -> nn.Sequential:
-    """A 3x3 convolution of stride 2 channel by channel, then a 1x1 convolution; a map of one place stays so."""
+    """A 3x3 convolution of stride 2, channel by channel, then a 1x1 one; a map of one place stays one."""
     return nn.Sequential(
         nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width),
         nn.Conv2d(width, wider, 1),

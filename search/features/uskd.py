@@ -40,7 +40,7 @@ class UniversalConfig(MethodConfig):
     ),
 )
 class UniversalSelfDistillation(FeatureLossModule):
-    """Cross-entropy with soft labels: for the target by how sure the student is, for the others by their rank.
+    """Cross-entropy with soft labels: the target's by how sure the student is, the others' by their rank.
 
     An image on which the student is surer than on the others counts for more. The other classes, ranked by
     what the student and a weak head on an earlier stage say together, get labels after Zipf's law.
@@ -61,14 +61,13 @@ class UniversalSelfDistillation(FeatureLossModule):
         log_target = of_target(log_softened(logits), targets)
         target = -(target_labels(log_target) * log_target).mean()
         log_rest = log_softened(without_target(logits, targets))
-        labels = rest_labels(logits, weak, targets).to(log_rest)
-        rest = -(labels * log_rest).sum(dim=1).mean()
+        rest = -(rest_labels(logits, weak, targets) * log_rest).sum(dim=1).mean()
         learned = F.cross_entropy(weak, targets, label_smoothing=SMOOTHING)
         return target + self.config.rest_weight * rest + self.config.weak_weight * learned
 
 
 def target_labels(log_target: Tensor) -> Tensor:
-    """(B,), of the target's log-probability: 1 on average, more where its square is above the batch's mean."""
+    """(B,), of the target's log-probability: 1 on average, more where the student is surer; no gradient."""
     sure = log_target.detach().exp().square()
     return sure + 1 - sure.mean()
 
@@ -77,11 +76,11 @@ def rest_labels(logits: Tensor, weak: Tensor, targets: Tensor) -> Tensor:
     """(B, K - 1): one over a class's rank by both heads' summed probabilities, in all 1; no gradient."""
     both = sum_of_shares(logits.detach(), weak.detach(), targets)
     order = both.argsort(dim=1, descending=True, stable=True)
-    ranks = order.argsort(dim=1) + 1
-    return (1 / ranks) / (1 / ranks).sum(dim=1, keepdim=True)
+    by_rank = 1 / (order.argsort(dim=1) + 1).to(both)
+    return by_rank / by_rank.sum(dim=1, keepdim=True)
 
 
 def sum_of_shares(logits: Tensor, weak: Tensor, targets: Tensor) -> Tensor:
     """(B, K - 1): both heads' probabilities of the classes that are not the target, if it is none of it."""
-    shares = [log_softened(without_target(each.float(), targets)).exp() for each in (logits, weak)]
+    shares = [log_softened(without_target(each, targets)).exp() for each in (logits, weak)]
     return torch.stack(shares).sum(dim=0)
