@@ -16,7 +16,7 @@ class LevelsConfig(MethodConfig):
     """Settings of multilevel self-distillation."""
 
     temperature: float = searched(
-        2.0, low=1.0, high=8.0, gt=0.0, le=100.0, description="Of the fused features' probabilities."
+        3.0, low=1.0, high=8.0, gt=0.0, le=100.0, description="Of the fused features' probabilities."
     )
 
 

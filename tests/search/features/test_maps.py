@@ -453,8 +453,9 @@ class TestMaskedGeneration:
 class TestExits:
     def normalised(self, maps: Array) -> Array:
         """Each image's map as a whole, then a ReLU."""
-        mean, variance = (getattr(maps, of)(axis=(1, 2, 3))[:, None, None, None] for of in ("mean", "var"))
-        return np.maximum((maps - mean) / np.sqrt(variance + 1e-5), 0)
+        mean, variance = maps.mean(axis=(1, 2, 3), keepdims=True), maps.var(axis=(1, 2, 3), keepdims=True)
+        rectified: Array = np.maximum((maps - mean) / np.sqrt(variance + 1e-5), 0)
+        return rectified
 
     def halved(self, layers: nn.Module, maps: Array) -> Array:
         assert isinstance(layers, nn.Sequential)
@@ -472,7 +473,7 @@ class TestExits:
         first, last = loss.exits
         assert isinstance(first, nn.Sequential)
         assert isinstance(last, nn.Sequential)
-        shallow = self.halved(first[0], of_module(seen.student.maps[0]))
+        shallow = self.halved(first, of_module(seen.student.maps[0]))
         deep = self.normalised(one_by_one(last[0], of_module(seen.student.maps[1])))
         return [linear(first[-1], shallow.mean(axis=(2, 3))), linear(last[-1], deep.mean(axis=(2, 3)))]
 
