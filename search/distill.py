@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from search.data import ImageSet
-from search.features import pair_of
+from search.features import Pair, pair_of
 from search.hypergradient import Approximation, build_approximation
 from search.models import TappedModel
 from search.problems import require_finite
 from search.process import Effective, LearnedProcess, ReplayedProcess
 from search.randomness import Seeded
-from search.recipe import Process
+from search.recipe import FeatureLoss, Process
 from search.records import RunParameters
 from search.spec import Training
 from search.training.allocation import keep_freed_memory
@@ -88,11 +88,7 @@ class Distillation:
             student=self.student.stages,
             seed=seed,
             label_smoothing=training.label_smoothing,
-            pair=(
-                pair_of(self.student, self.teacher, images=len(material.train.labels))
-                if self.teacher
-                else None
-            ),
+            pair=self._pair(),
         ).to(self.device)
         self.batches = Batches(
             material.train,
@@ -137,6 +133,13 @@ class Distillation:
         self.lessons = LessonPlan(self.losses, self.batches, self.student, training, seed=seed)
         self.step = 0
         self.seconds = 0.0
+
+    def _pair(self) -> Pair | None:
+        """As feature losses are told of the models, where there are any."""
+        whole = any(isinstance(one, FeatureLoss) for one in self.parameters.process.pathways)
+        if self.teacher is None or not whole:
+            return None
+        return pair_of(self.student, self.teacher, images=len(self.material.train.labels))
 
     def steps(self) -> Iterator[Report | None]:
         """Train to the end; a Report when figures are due. Raises NonFiniteFigure when a figure is not

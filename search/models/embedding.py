@@ -58,12 +58,13 @@ def classifier_of(network: nn.Module) -> nn.Module | None:
     """The module that makes logits of the embedding; None where there is none to be found."""
     timm_network: Any = network
     found = timm_network.get_classifier() if hasattr(network, "get_classifier") else None
+    classes = getattr(network, "num_classes", None)
     if isinstance(found, tuple | list):
         found = found[0]
     if isinstance(found, nn.Module) and not isinstance(found, nn.Identity):
         return found
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    return linear[-1] if linear and linear[-1].out_features == timm_network.num_classes else None
+    return linear[-1] if linear and linear[-1].out_features == classes else None
 
 
 def _classifier_name(network: nn.Module) -> str | None:
