@@ -1,4 +1,4 @@
-"""Models, outputs and formulas for tests of losses that look at all training images first: by formulas in numpy, and by what they are known for."""
+"""Lessons of outputs at hand, and formulas in numpy, for tests of losses that look at all images first."""
 
 from __future__ import annotations
 

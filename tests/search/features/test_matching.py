@@ -1,4 +1,4 @@
-"""Losses that look at all training images first: by formulas in numpy, and by what they are known for."""
+"""Channels matched, and the teacher's tail asked: by formulas, and by what the losses are known for."""
 
 from __future__ import annotations
 

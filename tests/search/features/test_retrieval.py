@@ -1,4 +1,4 @@
-"""Losses on embeddings: by independent formulas, and by what they are known for."""
+"""Embeddings matched or retrieved: by independent formulas, and by what the losses are known for."""
 
 from __future__ import annotations
 
