@@ -1,4 +1,4 @@
-"""Losses that make targets of their own, and of regenerated maps: by formulas, and by what they are known for."""
+"""Losses that make targets of their own, or maps anew: by formulas, and by what they are known for."""
 
 from __future__ import annotations
 
