@@ -29,6 +29,7 @@ from search.training.allocation import keep_freed_memory
 from search.training.averaging import WeightAverage
 from search.training.batches import Batch, Batches, TeacherOutputs, Teaching
 from search.training.compilation import compiled
+from search.training.extras import Extras, view_outputs
 from search.training.learning import ProcessLearning, training_seed
 from search.training.lessons import LessonPlan
 from search.training.loss_scaling import LossScaling
@@ -114,6 +115,7 @@ class Distillation:
         self.average = (
             WeightAverage(self.student, decay=training.ema_decay) if training.ema_decay is not None else None
         )
+        self.extras = Extras(self.losses, self.batches, self.student, seed=seed)
         self._forward = compiled(forward_taps) if training.torch_compile else forward_taps
         self.learned = LearnedProcess(process, learn) if learn else None
         self.process: LearnedProcess | ReplayedProcess = self.learned or ReplayedProcess(process)
@@ -125,6 +127,7 @@ class Distillation:
                 losses=self.losses,
                 optimizer=self.optimizer,
                 batches=self.batches,
+                extras=self.extras,
                 hypergradient=hypergradient or build_approximation(learn.hypergradient),
             )
             if self.learned and learn
@@ -189,6 +192,7 @@ class Distillation:
                 taps=self.losses.process.taps,
                 precision=self.training.precision,
             )
+            views = view_outputs(self.student, self.losses, part, precision=self.training.precision)
             loss, cross_entropy = self.losses.total(
                 effective,
                 active=active,
@@ -198,6 +202,8 @@ class Distillation:
                 teacher_maps=part.teacher_maps,
                 targets=part.targets,
                 indices=part.indices,
+                extras=part.extras,
+                views=views,
             )
         if parts > 1:
             loss, cross_entropy = loss / parts, cross_entropy / parts
@@ -237,7 +243,7 @@ class Distillation:
             logits=self.losses.needs_logits(active),
             taps=self.losses.process.taps,
         )
-        return self.batches.at(self.step, teaching)
+        return self.extras.completed(self.batches.at(self.step, teaching), self.step, active)
 
     def meta_batch(self) -> tuple[Tensor, Tensor]:
         """The meta images of this step and their labels."""

@@ -6,7 +6,8 @@ train beside the student; it raises UnfitError where a pair of models cannot hav
 `forward(seen)` gives a 0-dim loss. No gradient reaches the teacher's outputs. Formulas are free of in-place
 operations, can be differentiated twice and under forward-mode AD, stay finite on silent and on constant
 outputs, and run in float64. Random numbers come from torch's generators, which a step seeds.
-What is kept from step to step, or made by `prepare`, lies in buffers.
+What is kept from step to step, or made by `prepare`, lies in buffers. What has to be known before the
+student's pass, further views of the images among it, is made by `extra`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pydantic import JsonValue
 
 from search import registry
 from search.features.contract import (
+    Before,
+    Extra,
     FeatureLossModule,
     Lesson,
     Lessons,
@@ -62,6 +65,8 @@ def _mixed(name: str, seed: int) -> int:
 
 
 __all__ = [
+    "Before",
+    "Extra",
     "FeatureLossModule",
     "Lesson",
     "Lessons",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -86,6 +86,34 @@ class ModelOutputs:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What is at hand of a batch before the student's pass over it."""
+
+    images: Tensor  # (B, C, H, W), in [0, 1], augmented
+    teacher: ModelOutputs  # of these images, as far as the loss asks for it
+    targets: Tensor  # (B,)
+    indices: Tensor  # (B,)
+    ask_teacher: Callable[[Tensor, Sequence[int]], ModelOutputs]
+    """Of other images (N, C, H, W) in [0, 1], with the maps of these taps; without a gradient."""
+    ask_student: Callable[[Tensor], Tensor]
+    """Its logits of images as it is before the step; its buffers stay as they are. Differentiable in the
+    images."""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a loss makes for itself of a batch before the student's pass; constants of the step."""
+
+    views: Tensor | None = None  # (B, V, C, H, W): further images in [0, 1] that the student is shown
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)  # (B, ...) each
+
+    def rows(self, rows: slice) -> Extra:
+        """That of these images."""
+        views = None if self.views is None else self.views[rows]
+        return Extra(views, {name: value[rows] for name, value in self.tensors.items()})
+
+
+@dataclass(frozen=True)
 class Seen:
     """A training step as a feature loss sees it."""
 
@@ -93,6 +121,9 @@ class Seen:
     teacher: ModelOutputs
     targets: Tensor  # (B,): of mixed images the class that has most
     indices: Tensor  # (B,): of the images within the training images
+    extra: Extra = field(default_factory=Extra)
+    views: ModelOutputs | None = None
+    """What the student says of the views: B x V rows, those of an image one after the other."""
 
 
 Lesson = tuple[ModelOutputs, Tensor, Tensor]
@@ -105,8 +136,11 @@ class Lessons(Protocol):
     Nothing has a gradient. The student is as it is at that moment, in evaluation mode.
     """
 
-    def teacher(self, taps: Sequence[int]) -> Iterator[Lesson]:
-        """Batches, with the maps of these taps."""
+    def teacher(
+        self, taps: Sequence[int], *, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Lesson]:
+        """Batches, with the maps of these taps; of what `change` makes of the images (B, C, H, W), where
+        given: (N, C, H, W)."""
         ...
 
     def student(self, taps: Sequence[int]) -> Iterator[Lesson]:
@@ -124,6 +158,10 @@ class FeatureLossModule(nn.Module):
     """Whether `prepare` is to be called before the first step."""
     lessons_every_epochs: int | None = None
     """Where `prepare` is to be called again and again: after every so many epochs."""
+    needs_extra: bool = False
+    """Whether `extra` is to be called before each step."""
+    view_taps: Sequence[int] = ()
+    """Stages of the student (and EMBEDDING) whose maps of the extra views are needed."""
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss, 0-dim."""
@@ -131,6 +169,13 @@ class FeatureLossModule(nn.Module):
 
     def prepare(self, lessons: Lessons, *, seed: int) -> None:
         """Make of what the models say what the loss keeps in its buffers; a function of both arguments."""
+
+    def extra(self, before: Before) -> Extra:
+        """What the loss makes of a batch before the student's pass: further views, another teacher's answer.
+
+        Not part of what is differentiated. A function of its argument, of buffers, and of torch's generators.
+        """
+        return Extra()
 
     def keep(self, name: str, value: Tensor) -> None:
         """Write into a buffer, outside of any gradient."""

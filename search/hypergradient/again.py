@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from search.hypergradient import HyperGradient, Parameters, Step, of_module
 from search.randomness import Seeded
+from search.training.extras import StudentOutputs, view_outputs
 from search.training.precision import Precision, forward_taps
 
 if TYPE_CHECKING:
@@ -29,30 +30,39 @@ def student_again(
     precision: Precision,
     *,
     exact_tangents: bool = False,
-) -> tuple[Tensor, dict[int, Tensor]]:
+) -> StudentOutputs:
     """Logits and the maps that the active pathways need; to be called inside `seeded`."""
-    return forward_taps(
+    own = of_module(parameters, "student")
+    batch = step.parts[part]
+    logits, maps = forward_taps(
         step.student,
-        step.parts[part].images,
+        batch.images,
         step.losses.student_stages(step.active),
         taps=step.losses.process.taps,
         precision=precision,
-        parameters=of_module(parameters, "student"),
+        parameters=own,
         keep_buffers=True,
         exact_tangents=exact_tangents,
     )
+    views = view_outputs(
+        step.student,
+        step.losses,
+        batch,
+        precision=precision,
+        parameters=own,
+        exact_tangents=exact_tangents,
+    )
+    return StudentOutputs(logits, maps, views)
 
 
-def pathways_again(
-    step: Step, part: int, parameters: Parameters, outputs: tuple[Tensor, Mapping[int, Tensor]]
-) -> Tensor:
-    """The unit-scaled losses (A,) of the active pathways, of the student's logits and maps."""
-    logits, maps = outputs
+def pathways_again(step: Step, part: int, parameters: Parameters, outputs: StudentOutputs) -> Tensor:
+    """The unit-scaled losses (A,) of the active pathways, of what the student says."""
+    logits, maps, views = outputs
     batch = step.parts[part]
     values: Tensor = torch.func.functional_call(
         step.losses,
         _replaced(step, parameters),
-        (maps, batch.teacher_maps, step.active, batch.beside(logits)),
+        (maps, batch.teacher_maps, step.active, batch.beside(logits, views)),
     )
     return values
 
@@ -63,7 +73,7 @@ def loss_again(
     """The training loss, 0-dim, differentiable in the effective weights and temperatures too."""
     batch = step.parts[part]
     with seeded(step, part):
-        logits, maps = student_again(step, part, parameters, precision)
+        logits, maps, views = student_again(step, part, parameters, precision)
         replaced = {f"losses.{name}": value for name, value in _replaced(step, parameters).items()}
         loss: Tensor = torch.func.functional_call(
             _Total(step.losses),
@@ -77,6 +87,8 @@ def loss_again(
                 "teacher_maps": batch.teacher_maps,
                 "targets": batch.targets,
                 "indices": batch.indices,
+                "extras": batch.extras,
+                "views": views,
             },
         )
     return loss

@@ -73,11 +73,11 @@ def _slopes(step: Step, part: int, direction: Parameters) -> dict[str, Tensor]:
             name: _dual(value, direction[name]) if name in direction else value
             for name, value in step.before.items()
         }
-        logits, maps = student_again(step, part, duals, step.precision, exact_tangents=True)
-        plain, tangent = _primal(logits).clone(), _tangent(logits).clone()
+        outputs = student_again(step, part, duals, step.precision, exact_tangents=True)
+        plain, tangent = _primal(outputs.logits).clone(), _tangent(outputs.logits).clone()
         by_pathway = plain.new_zeros(0)
         if step.active:
-            by_pathway = _tangent(pathways_again(step, part, duals, (logits, maps))).clone()
+            by_pathway = _tangent(pathways_again(step, part, duals, outputs)).clone()
     return {"pathway_weights": by_pathway, **_by_logits(step, part, logits=plain, tangent=tangent)}
 
 

@@ -90,7 +90,7 @@ class FiniteDifference:
         """The losses, and the logit losses' derivatives by their temperatures."""
         with torch.no_grad(), seeded(step, part):
             outputs = student_again(step, part, parameters, self.precision)
-            logits = outputs[0]
+            logits = outputs.logits
             pathways = pathways_again(step, part, parameters, outputs) if step.active else logits.new_zeros(0)
         effective = step.effective
         temperatures = (

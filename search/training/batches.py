@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from search.augment import views
 from search.data import ImageSet, as_float
 from search.devices import free_bytes, sent
+from search.features import Extra, ModelOutputs
 from search.models import TappedModel
 from search.models.tapped import Taps
 from search.problems import SearchProblem
@@ -35,6 +36,7 @@ class Batch:
     teacher_logits: Tensor | None  # (B, K)
     teacher_maps: Mapping[int, Tensor]  # stage index -> (B, C, H, W)
     indices: Tensor | None = None  # (B,), of the images within the training images
+    extras: Mapping[int, Extra] = field(default_factory=dict)  # by the loss's place among the pathways
 
     def parts(self, count: int) -> list[Batch]:
         """The batch in equal parts, in order, without copying; the step's loss is the mean of theirs.
@@ -54,11 +56,12 @@ class Batch:
             None if self.teacher_logits is None else self.teacher_logits[rows],
             {stage: value[rows] for stage, value in self.teacher_maps.items()},
             None if self.indices is None else self.indices[rows],
+            {place: extra.rows(rows) for place, extra in self.extras.items()},
         )
 
-    def beside(self, student_logits: Tensor) -> Beside:
+    def beside(self, student_logits: Tensor, views: Mapping[int, ModelOutputs]) -> Beside:
         """What feature losses are given beside maps."""
-        return Beside(student_logits, self.teacher_logits, self.targets, self.indices)
+        return Beside(student_logits, self.teacher_logits, self.targets, self.indices, self.extras, views)
 
 
 class TeacherOutputs(Protocol):
@@ -138,6 +141,11 @@ class Batches:
     ) -> tuple[Tensor | None, dict[int, Tensor]]:
         """What the teacher says of images in the first view."""
         return self._teach(images, indices, 0, teaching)
+
+    def asked(self, images: Tensor, teaching: Teaching) -> tuple[Tensor, dict[int, Tensor]]:
+        """What the teacher says of any images (N, C, H, W) in [0, 1]."""
+        assert self.teacher is not None
+        return self._asked(self.teacher, images, teaching)
 
     def meta_at(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
         """A seeded sample of the meta split, augmented like the training images, and its labels."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from search.hypergradient import Approximation, Step
+from search.hypergradient import Approximation, Step, of_module
 from search.hypergradient.adjoint import Update, updates_of
 from search.hypergradient.again import loss_again
 from search.hypergradient.window import Taken, reversed_window
@@ -19,6 +19,7 @@ from search.process import Effective, LearnedProcess
 from search.randomness import Seeded, mix
 from search.records import Learning
 from search.training.batches import Batch, Batches, Teaching
+from search.training.extras import Extras
 from search.training.losses import DistillationLosses
 from search.training.precision import forward_taps, whole_float32
 
@@ -42,9 +43,10 @@ class ProcessLearning:
         losses: DistillationLosses,
         optimizer: torch.optim.Optimizer,
         batches: Batches,
+        extras: Extras,
         hypergradient: Approximation,
     ) -> None:
-        self.process, self.learn, self.hypergradient = process, learn, hypergradient
+        self.process, self.learn, self.hypergradient, self.extras = process, learn, hypergradient, extras
         self.student, self.losses, self.optimizer, self.batches = student, losses, optimizer, batches
         self._live = {f"student.{name}": value for name, value in student.named_parameters()}
         self._live |= {f"losses.{name}": value for name, value in losses.named_parameters()}
@@ -158,7 +160,9 @@ class ProcessLearning:
             return kept.batch
         stages = self.losses.teacher_stages(kept.active)
         has_logits = self.losses.needs_logits(kept.active)
-        return self.batches.at(kept.step, Teaching(stages, has_logits, self.losses.process.taps))
+        batch = self.batches.at(kept.step, Teaching(stages, has_logits, self.losses.process.taps))
+        own = of_module(kept.before, "student")
+        return self.extras.completed(batch, kept.step, kept.active, parameters=own)
 
     def _meta_gradient(self, step: int) -> dict[str, Tensor]:
         """The meta loss's gradient after the step, by the student's parameters."""

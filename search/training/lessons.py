@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from search.devices import sent
 from search.features import Lesson, ModelOutputs
@@ -57,10 +58,15 @@ class _Lessons:
     def __init__(self, batches: Batches, student: TappedModel, training: Training, taps: Taps) -> None:
         self._batches, self._student, self._training, self._taps = batches, student, training, taps
 
-    def teacher(self, taps: Sequence[int]) -> Iterator[Lesson]:
+    def teacher(
+        self, taps: Sequence[int], *, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Lesson]:
+        teaching = Teaching(taps, logits=True, taps=self._taps)
         for images, targets, indices in self._batches.in_order():
-            teaching = Teaching(taps, logits=True, taps=self._taps)
-            logits, maps = self._batches.taught(images, indices, teaching)
+            if change is None:
+                logits, maps = self._batches.taught(images, indices, teaching)
+            else:
+                logits, maps = self._batches.asked(change(images), teaching)
             assert logits is not None
             yield ModelOutputs(logits, maps), targets, sent(indices, targets.device)
 

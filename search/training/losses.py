@@ -7,14 +7,14 @@ pass gives the hypergradient of all of them (`search.hypergradient.exact`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from search.devices import sent
-from search.features import FeatureLossModule, ModelOutputs, Pair, Seen, build_feature_loss
+from search.features import Extra, FeatureLossModule, ModelOutputs, Pair, Seen, build_feature_loss
 from search.logits import build_logit_loss
 from search.pathways import PathwayLoss, build_pathways
 from search.problems import SearchProblem
@@ -33,6 +33,8 @@ class Beside:
     teacher_logits: Tensor | None
     targets: Tensor
     indices: Tensor | None = None
+    extras: Mapping[int, Extra] = field(default_factory=dict)  # by the loss's place among the pathways
+    views: Mapping[int, ModelOutputs] = field(default_factory=dict)
 
     def seen(self, student_maps: Mapping[int, Tensor], teacher_maps: Mapping[int, Tensor]) -> Seen | None:
         """All of it as one; None where the teacher was not asked."""
@@ -161,7 +163,9 @@ class DistillationLosses(nn.Module):
             return torch.zeros(0)
         seen = beside.seen(student_maps, teacher_maps) if beside else None
         moved: dict[int, Tensor] = {}
-        raw = torch.stack([self._raw(index, student_maps, teacher_maps, moved, seen) for index in indices])
+        raw = torch.stack(
+            [self._raw(index, student_maps, teacher_maps, moved, seen, beside) for index in indices]
+        )
         if not self.process.unit_scaled:
             return raw
         if not self.is_measured:
@@ -182,12 +186,15 @@ class DistillationLosses(nn.Module):
         teacher_maps: Mapping[int, Tensor],
         moved: dict[int, Tensor],
         seen: Seen | None,
+        beside: Beside | None,
     ) -> Tensor:
         """A pathway's loss; `moved` keeps transformed maps by their transform, for pathways that share it."""
         pathway, module = self.process.pathways[index], self.pathways[index]
         if isinstance(module, FeatureLossModule):
             assert seen is not None, "feature losses have to be told what is beside the maps"
-            loss: Tensor = module(seen)
+            assert beside is not None
+            extra, views = beside.extras.get(index, Extra()), beside.views.get(index)
+            loss: Tensor = module(replace(seen, extra=extra, views=views))
             return loss
         assert isinstance(module, PathwayLoss)
         assert isinstance(pathway, Pathway)
@@ -208,15 +215,18 @@ class DistillationLosses(nn.Module):
         teacher_maps: Mapping[int, Tensor],
         targets: Tensor,
         indices: Tensor | None = None,
+        extras: Mapping[int, Extra] | None = None,
+        views: Mapping[int, ModelOutputs] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The training loss of the active pathways, and the cross-entropy within it; both scalars.
 
         Targets are classes (B,) or, where images are mixed, probabilities (B, K); `indices` (B,) are those of
-        the images within the training images. Differentiable in the effective weights and temperatures too.
+        the images within the training images; `extras` and `views` are by the place of their loss among the
+        pathways. Differentiable in the effective weights and temperatures too.
         """
         cross_entropy = F.cross_entropy(student_logits, targets, label_smoothing=self.label_smoothing)
         loss = effective.cross_entropy_weight * cross_entropy
-        beside = Beside(student_logits, teacher_logits, targets, indices)
+        beside = Beside(student_logits, teacher_logits, targets, indices, extras or {}, views or {})
         values = self.pathway_losses(student_maps, teacher_maps, active, beside)
         if len(values):
             weights = effective.pathway_weights if active is None else effective.pathway_weights[list(active)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -11,6 +11,8 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from search.features import (
+    Before,
+    Extra,
     FeatureLossModule,
     Lesson,
     ModelOutputs,
@@ -88,12 +90,42 @@ def asked(outputs: ModelOutputs, taps: Sequence[int], *, learning: bool = False)
 
 def seen(of: Pair, loss: FeatureLossModule, *, rows: slice = slice(BATCH), learning: bool = False) -> Seen:
     """The batch of these rows as the loss sees it: no more than it asks for."""
+    teacher = asked(rows_of(outputs(of.teacher.name), rows), loss.teacher_taps)
+    extra = extra_of(of, loss, rows, teacher) if loss.needs_extra else Extra()
     return Seen(
         asked(rows_of(outputs(of.student.name), rows), loss.student_taps, learning=learning),
-        asked(rows_of(outputs(of.teacher.name), rows), loss.teacher_taps),
+        teacher,
         targets()[rows],
         torch.arange(IMAGES)[rows],
+        extra,
+        None if extra.views is None else views_of(of, loss, extra.views, learning=learning),
     )
+
+
+def extra_of(of: Pair, loss: FeatureLossModule, rows: slice, teacher: ModelOutputs) -> Extra:
+    """What the loss makes of the images of these rows, with the randomness of one seed."""
+
+    def ask_teacher(given: Tensor, taps: Sequence[int]) -> ModelOutputs:
+        return ModelOutputs(*model(of.teacher.name).forward_taps(given, taps))
+
+    before = Before(
+        images()[rows],
+        teacher,
+        targets()[rows],
+        torch.arange(IMAGES)[rows],
+        ask_teacher,
+        model(of.student.name),
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        return loss.extra(before)
+
+
+def views_of(of: Pair, loss: FeatureLossModule, views: Tensor, *, learning: bool) -> ModelOutputs:
+    """What the student says of the views."""
+    with torch.no_grad():
+        logits, maps = model(of.student.name).forward_taps(views.flatten(0, 1), loss.view_taps)
+    return asked(ModelOutputs(logits, maps), loss.view_taps, learning=learning)
 
 
 @dataclass(frozen=True)
@@ -102,8 +134,16 @@ class GivenLessons:
 
     pair: Pair
 
-    def teacher(self, taps: Sequence[int]) -> Iterator[Lesson]:
-        yield from self._of(self.pair.teacher.name, taps)
+    def teacher(
+        self, taps: Sequence[int], *, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Lesson]:
+        if change is None:
+            yield from self._of(self.pair.teacher.name, taps)
+            return
+        for indices in torch.split(torch.arange(IMAGES), BATCH):
+            with torch.no_grad():
+                found = model(self.pair.teacher.name).forward_taps(change(images()[indices]), taps)
+            yield ModelOutputs(*found), targets()[indices], indices
 
     def student(self, taps: Sequence[int]) -> Iterator[Lesson]:
         yield from self._of(self.pair.student.name, taps)
@@ -134,6 +174,27 @@ def value(loss: FeatureLossModule, of: Seen, *, seed: int = 0) -> Tensor:
     return found
 
 
+def changed(outputs: ModelOutputs, change: Callable[[Tensor], Tensor]) -> ModelOutputs:
+    """Logits and maps, each changed."""
+    return ModelOutputs(change(outputs.logits), {tap: change(each) for tap, each in outputs.maps.items()})
+
+
+def student_changed(of: Seen, change: Callable[[Tensor], Tensor]) -> Seen:
+    """The same step with a student that says something else, of the views too."""
+    views = None if of.views is None else changed(of.views, change)
+    return replace(of, student=changed(of.student, change), views=views)
+
+
+def teacher_changed(of: Seen, change: Callable[[Tensor], Tensor]) -> Seen:
+    """The same step with a teacher that says something else, in what the loss asked of it too."""
+    tensors = {
+        name: change(value) if value.is_floating_point() else value
+        for name, value in of.extra.tensors.items()
+    }
+    return replace(of, teacher=changed(of.teacher, change), extra=Extra(of.extra.views, tensors))
+
+
 def learned_parts(of: Seen) -> list[Tensor]:
     """All that the student gives in it."""
-    return [of.student.logits, *of.student.maps.values()]
+    views = [] if of.views is None else [of.views.logits, *of.views.maps.values()]
+    return [of.student.logits, *of.student.maps.values(), *views]

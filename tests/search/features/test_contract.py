@@ -18,6 +18,8 @@ from tests.search.features.seen import (
     learned_parts,
     pair,
     seen,
+    student_changed,
+    teacher_changed,
     value,
 )
 
@@ -49,14 +51,7 @@ def gradients(loss: FeatureLossModule, batch: Seen, *, create_graph: bool = Fals
 
 def moved(batch: Seen, by: float, *, seed: int = 3) -> Seen:
     """The student's outputs a step along a random direction."""
-    student = batch.student
-    return replace(
-        batch,
-        student=ModelOutputs(
-            student.logits + by * noise_like(student.logits, seed),
-            {tap: each + by * noise_like(each, seed) for tap, each in student.maps.items()},
-        ),
-    )
+    return student_changed(batch, lambda each: each + by * noise_like(each, seed))
 
 
 def dual(value: Tensor) -> Tensor:
@@ -110,11 +105,7 @@ def test_forward_mode_agrees_with_reverse_mode_and_with_differences(method: Meth
     loss = built(method.name, of)
     batch = seen(of, loss, learning=True)
     with torch.no_grad(), fwd.dual_level():
-        student = ModelOutputs(
-            dual(batch.student.logits),
-            {tap: dual(each) for tap, each in batch.student.maps.items()},
-        )
-        found = value(loss, replace(batch, student=student))
+        found = value(loss, student_changed(batch, dual))
         tangent = fwd.unpack_dual(found).tangent  # type: ignore[no-untyped-call]
     parts = learned_parts(batch)
     expected = sum(
@@ -144,32 +135,16 @@ def test_extreme_outputs_stay_finite(method: Method, size: float) -> None:
     loss = built(method.name, pair()).float()
     batch = seen(pair(), loss)
 
-    def times(outputs: ModelOutputs, *, learning: bool) -> ModelOutputs:
-        def one(each: Tensor) -> Tensor:
-            return (size * each).float().requires_grad_(learning)
-
-        return ModelOutputs(one(outputs.logits), {tap: one(each) for tap, each in outputs.maps.items()})
-
-    extreme = replace(
-        batch, student=times(batch.student, learning=True), teacher=times(batch.teacher, learning=False)
-    )
+    extreme = student_changed(batch, lambda each: (size * each.detach()).float().requires_grad_())
+    extreme = teacher_changed(extreme, lambda each: (size * each).float())
     assert torch.isfinite(value(loss, extreme))
     assert all(bool(torch.isfinite(each).all()) for each in gradients(loss, extreme))
 
 
 def test_it_is_finite_under_bfloat16(method: Method, of: Pair) -> None:
     loss = built(method.name, of).float()
-
-    def low(outputs: ModelOutputs, *, learning: bool) -> ModelOutputs:
-        def one(each: Tensor) -> Tensor:
-            return each.bfloat16().float().requires_grad_(learning)
-
-        return ModelOutputs(one(outputs.logits), {tap: one(each) for tap, each in outputs.maps.items()})
-
-    batch = seen(of, loss)
-    batch = replace(
-        batch, student=low(batch.student, learning=True), teacher=low(batch.teacher, learning=False)
-    )
+    batch = student_changed(seen(of, loss), lambda each: each.bfloat16().float().requires_grad_())
+    batch = teacher_changed(batch, lambda each: each.bfloat16().float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.isfinite(value(loss, batch))
         assert all(bool(torch.isfinite(each).all()) for each in gradients(loss, batch))
@@ -209,12 +184,9 @@ def test_it_falls_when_outputs_follow_it(method: Method, of: Pair) -> None:
     """
     loss = built(method.name, of)
     batch = moved(seen(of, loss), 0.0)
-    student = ModelOutputs(
-        nn.Parameter(batch.student.logits.detach()),
-        {tap: nn.Parameter(each.detach()) for tap, each in batch.student.maps.items()},
-    )
+    batch = student_changed(batch, lambda each: nn.Parameter(each.detach()))
     sure = batch.teacher.logits / batch.teacher.logits.std() * 3
-    batch = replace(batch, student=student, teacher=ModelOutputs(sure, batch.teacher.maps))
+    batch = replace(batch, teacher=ModelOutputs(sure, batch.teacher.maps))
     optimizer = torch.optim.Adam([*learned_parts(batch), *loss.parameters()], lr=0.05)
     values = []
     for _ in range(100):

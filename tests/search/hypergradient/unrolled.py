@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from search.distill import Distillation
 from search.hypergradient import HyperGradient
+from search.training.extras import view_outputs
 from search.training.precision import forward_taps
 from tests.search.hypergradient.runs import PARTS
 
@@ -132,7 +133,10 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: C
             teacher_temperatures=values[2],
             student_temperatures=values[3],
         )
-        given = (maps, part.teacher_maps, None, part.beside(logits))
+        views = view_outputs(
+            run.student, run.losses, part, parameters=student, precision=run.training.precision
+        )
+        given = (maps, part.teacher_maps, None, part.beside(logits, views))
         pathways = torch.func.functional_call(run.losses, transforms, given)
         loss = weight * F.cross_entropy(logits, part.targets) + torch.stack(losses).double() @ values[0]
         total = total + (loss + pathways.double() @ values[1]) / len(parts)
