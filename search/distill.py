@@ -19,7 +19,7 @@ from search.data import ImageSet
 from search.features import Pair, pair_of
 from search.hypergradient import Approximation, build_approximation
 from search.models import TappedModel
-from search.problems import require_finite
+from search.problems import SearchProblem, require_finite
 from search.process import Effective, LearnedProcess, ReplayedProcess
 from search.randomness import Seeded
 from search.recipe import FeatureLoss, Process
@@ -91,6 +91,7 @@ class Distillation:
             label_smoothing=training.label_smoothing,
             pair=self._pair(),
         ).to(self.device)
+        self._attach_part()
         self.batches = Batches(
             material.train,
             material.meta,
@@ -144,6 +145,17 @@ class Distillation:
             return None
         return pair_of(self.student, self.teacher, images=len(self.material.train.labels))
 
+    def _attach_part(self) -> None:
+        """What a loss gives the student before its logits. Raises SearchProblem for a second one."""
+        for loss in self.losses.feature_losses():
+            if loss.student_part is not None:
+                try:
+                    self.student.attach(loss.student_part)
+                except ValueError as error:
+                    raise SearchProblem(
+                        f"{error}; choose one loss that does so", code="methods_do_not_combine"
+                    ) from error
+
     def steps(self) -> Iterator[Report | None]:
         """Train to the end; a Report when figures are due. Raises NonFiniteFigure when a figure is not
         finite.
@@ -168,6 +180,8 @@ class Distillation:
             self._backward(part, len(parts), number, effective, active) for number, part in enumerate(parts)
         ]
         self._step(batch, effective, active)
+        for loss in self.losses.feature_losses():
+            loss.share()
         rate = self.optimizer.param_groups[0]["lr"]
         self.schedule.step(self.step + 1)
         if self.average is not None:

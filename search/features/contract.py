@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from search.models import TappedModel
 from search.models.embedding import EMBEDDING
+from search.models.head import LinearHead, linear_head, pools_last_map
+from search.models.part import StudentPart
 from search.pathway_rules import connected
 from search.recipe import Stage
 
@@ -26,7 +29,17 @@ class Side:
     stages: Sequence[Stage]
     embedding: int | None
     name: str
-    model: TappedModel | None = field(default=None, compare=False)  # of the teacher only
+    model: TappedModel | None = field(default=None, compare=False)
+
+    @cached_property
+    def head(self) -> LinearHead | None:
+        """Its classifier, where that is linear in the embedding."""
+        return None if self.model is None else linear_head(self.model)
+
+    @cached_property
+    def pools_last_map(self) -> bool:
+        """Whether its embedding is the mean over places of its last map."""
+        return self.model is not None and pools_last_map(self.model)
 
     def width(self, role: str) -> int:
         """Of the embedding. Raises UnfitError."""
@@ -151,6 +164,10 @@ class Lessons(Protocol):
 class FeatureLossModule(nn.Module):
     """Base of all feature losses."""
 
+    student_part: StudentPart | None = None
+    """What the student is given before its logits for as long as it is trained with this loss; it belongs to
+    the student, and is none of the loss's modules (`without_owning`)."""
+
     student_taps: Sequence[int] = ()
     """Stages of the student whose maps are needed; EMBEDDING for its embedding."""
     teacher_taps: Sequence[int] = ()
@@ -177,6 +194,13 @@ class FeatureLossModule(nn.Module):
         """
         return Extra()
 
+    def share(self) -> None:
+        """What `student_part` takes over from the loss after each step of the optimiser."""
+
+    def without_owning(self, part: StudentPart) -> None:
+        """Make it `student_part`."""
+        object.__setattr__(self, "student_part", part)
+
     def keep(self, name: str, value: Tensor) -> None:
         """Write into a buffer, outside of any gradient."""
         with torch.no_grad():
@@ -185,11 +209,11 @@ class FeatureLossModule(nn.Module):
 
 def pair_of(student: TappedModel, teacher: TappedModel, *, images: int) -> Pair:
     """As a feature loss is told of them."""
-    return Pair(_side(student), _side(teacher, model_given=teacher), classes=_classes(student), images=images)
+    return Pair(_side(student), _side(teacher), classes=_classes(student), images=images)
 
 
-def _side(model: TappedModel, *, model_given: TappedModel | None = None) -> Side:
-    return Side(model.stages, model.embedding_width, model.name, model_given)
+def _side(model: TappedModel) -> Side:
+    return Side(model.stages, model.embedding_width, model.name, model)
 
 
 def _classes(model: TappedModel) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from search.features.contract import Lessons, Pair, Seen
 from search.features.stage_pairs import StagePairLoss, size_of
 from search.method_card import Card, Need
+from search.models.normalisation import Normalisation
 from search.pathways.resizing import resize
 from search.registry import Kind, register
 
@@ -83,14 +81,3 @@ def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor
     apart = student - target
     counts = (target > 0) | (apart > 0)
     return torch.where(counts, apart, torch.zeros_like(apart)).square().mean()
-
-
-class Normalisation(nn.BatchNorm2d):
-    """BatchNorm that takes its running statistics where a batch has one value per channel."""
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """(B, C, H, W)."""
-        if feature_map.numel() > feature_map.shape[1]:
-            return super().forward(feature_map)
-        mean, variance = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
-        return F.batch_norm(feature_map, mean, variance, self.weight, self.bias, training=False, eps=self.eps)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import search.cifar_nets
 from search.cifar_nets.cifar_net import CifarNet
 from search.models.pretrained import own_normalisation, pretrained_file
+from search.models.served import attach_saved_part, entries, folded, part_metadata
 from search.models.tapped import TappedModel, evaluating
 from search.models.weights import Preprocessing, load_weights, read_preprocessing, write_weights
 from search.problems import SearchProblem
@@ -85,9 +86,12 @@ def build_model(
     if weights == "pretrained":
         mean, std = own_normalisation(network, channels=channels)
     preprocessing = Preprocessing(mean=mean, std=std, size=size)
-    return TappedModel(
+    model = TappedModel(
         network, name=name, preprocessing=preprocessing, data_size=input_size, img_size=img_size
     )
+    if isinstance(weights, Path):
+        attach_saved_part(model, weights)
+    return model
 
 
 def available_models() -> list[str]:
@@ -120,11 +124,16 @@ def require_known(name: str) -> None:
 def export_student(model: TappedModel, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a student that timm alone loads, with the same logits to the bit.
 
+    A part before its logits is folded into its classifier where that is possible, which leaves the logits as
+    they are up to rounding; else it is in the file, from which `build_model` makes both
+    (`search.models.served`).
+
     The file's metadata hold, beside what is given: the model's name, classes, channels and preprocessing, and
     as `create_model` all that `timm.create_model(**json.loads(...), checkpoint_path=path)` needs: name,
     num_classes and in_chans, and img_size for a model of fixed size that was built for the data's. A net that
     timm does not know says in `requires_import` which module registers it.
     """
+    model = folded(model)
     arguments: dict[str, str | int] = {
         "model_name": model.name,
         "num_classes": int(model.network.num_classes),  # type: ignore[arg-type]
@@ -142,14 +151,14 @@ def export_student(model: TappedModel, path: Path, metadata: Mapping[str, str]) 
     if isinstance(model.network, CifarNet):
         own["requires_import"] = search.cifar_nets.__name__
     own["create_model"] = json.dumps(arguments)
-    write_weights(model.network, path, {**metadata, **own})
+    write_weights(entries(model), path, {**metadata, **own, **part_metadata(model)})
 
 
 def weights_sha256(model: nn.Module) -> str:
     """Hash of a model's state: every entry's name, type, shape and bytes, in the order of the names."""
-    network = model.network if isinstance(model, TappedModel) else model
+    state = entries(model) if isinstance(model, TappedModel) else model.state_dict()
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes())

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.models.activations import PreActivations
-from search.models.embedding import EMBEDDING, EmbeddingTap
+from search.models.embedding import EMBEDDING, EmbeddingTap, classifier_of
 from search.models.forward_mode import prepare, tied_names
+from search.models.part import PART, StudentPart
 from search.models.taps import find_taps, read_prefix_tokens
+from search.models.watching import Seen
 from search.models.weights import Preprocessing
 from search.recipe import Stage
 
@@ -46,6 +48,7 @@ class TappedModel(nn.Module):
         super().__init__()
         self.name = name
         self.network = network
+        self.part: StudentPart | None = None
         self.preprocessing = preprocessing
         self.data_size = data_size
         self.img_size = img_size
@@ -72,8 +75,13 @@ class TappedModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of float images (B, C, H, W) in [0, 1]."""
-        logits: Tensor = self.network(self._input(images))
-        return logits
+        return self.forward_taps(images, [])[0]
+
+    def attach(self, part: StudentPart) -> None:
+        """Let the logits be the part's from now on. ValueError for a second one."""
+        if self.part is not None:
+            raise ValueError(f"{self.name} has a part between its last map and its logits already")
+        self.part = part.to(next(self.network.parameters())).train(self.training)
 
     def forward_taps(
         self, images: Tensor, stages: Sequence[int], *, taps: Taps = "output"
@@ -82,28 +90,48 @@ class TappedModel(nn.Module):
 
         Each stage may be named once or more; IndexError for one that there is not. With `pre_activation` the
         maps of `pre_activation_stages` are those before the stage's last activation, the others as they are.
-        `search.models.embedding.EMBEDDING` stands for the embedding, (B, D, 1, 1).
+        `search.models.embedding.EMBEDDING` stands for the embedding, (B, D, 1, 1), and where the model has a
+        part, `search.models.part.PART` for what it shows.
         """
-        if EMBEDDING not in stages:
+        is_asked = EMBEDDING in stages
+        if not is_asked and not (self.part is not None and self.part.reads_embedding):
             return self._forward_stages(images, stages, taps)
         if self.embedding_width is None:
             raise IndexError(f"the embedding of {self.name} is not found")
+        others = [one for one in stages if one != EMBEDDING]
         with self._embedding.watching() as seen:
-            logits, maps = self._forward_stages(images, [one for one in stages if one != EMBEDDING], taps)
-        return logits, {**maps, EMBEDDING: self._embedding.read(seen)}
+            logits, maps = self._forward_stages(images, others, taps, seen)
+        return logits, {**maps, EMBEDDING: self._embedding.read(seen)} if is_asked else maps
 
     def _forward_stages(
-        self, images: Tensor, stages: Sequence[int], taps: Taps
+        self, images: Tensor, stages: Sequence[int], taps: Taps, seen: Seen | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        wanted = {self._taps[stage]: stage for stage in stages}
-        if not wanted:
-            return self.forward(images), {}
-        given, numbers = self._input(images), list(wanted)
-        if taps == "pre_activation":
-            logits, maps = self._before.replace(lambda: self._read(self.network, given, numbers))
-        else:
-            logits, maps = self._read(self.network, given, numbers)
-        return logits, {wanted[tap]: value for tap, value in maps.items()}
+        wanted = {PART if stage == PART else self._taps[stage]: stage for stage in stages}
+        given = self._input(images)
+        numbers = [tap for tap in wanted if tap != PART]
+        if self.part is not None:
+            numbers = list(dict.fromkeys([*numbers, self._taps[-1]]))
+        elif PART in wanted:
+            raise IndexError(f"{self.name} has no part of its own before its logits")
+        if not numbers:
+            return self.network(given), {}
+
+        def read() -> tuple[Tensor, dict[int, Tensor]]:
+            return self._through_part(*self._read(self.network, given, numbers), seen)
+
+        logits, maps = self._before.replace(read) if taps == "pre_activation" else read()
+        return logits, {stage: maps[tap] for tap, stage in wanted.items()}
+
+    def _through_part(
+        self, logits: Tensor, maps: dict[int, Tensor], seen: Seen | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        if self.part is None:
+            return logits, maps
+        classifier = classifier_of(self.network)
+        assert classifier is not None
+        embedding = self._embedding.read(seen) if seen and self.part.reads_embedding else None
+        of_part = self.part(maps[self._taps[-1]] if embedding is None else embedding, classifier)
+        return of_part.logits, {**maps, PART: of_part.shown}
 
     def prefix_tokens(self, images: Tensor, stages: Sequence[int]) -> dict[int, Tensor]:
         """The class and register tokens (B, T, C) of these stages, which their maps leave out; empty for a
@@ -127,6 +155,16 @@ class TappedModel(nn.Module):
     def parameter_count(self) -> int:
         """Parameters of the network."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def served_parameter_count(self) -> int:
+        """Values that are served: of a part that is not folded its own too, in place of the classifier's."""
+        if self.part is None or not self.part.described():
+            return self.parameter_count
+        classifier = classifier_of(self.network)
+        unused = sum(value.numel() for value in classifier.parameters()) if classifier else 0
+        own = sum(value.numel() for value in self.part.parameters()) + self.part.constant_count
+        return self.parameter_count - unused + own
 
     def _input(self, images: Tensor) -> Tensor:
         size = self.preprocessing.size

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from search.problems import SearchProblem
 
 INTERPOLATION = "bilinear"
+PART_METADATA = "limbeck_part"
+"""In a file's metadata: with what the part is made again that the student is served with."""
+PART_PREFIX = "part."
+"""Of that part's entries in the file."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
-    """Load a file into a network, every entry of it, exactly.
+    """Load a file into a network, every entry of it but those of a served part, exactly.
 
     Raises SearchProblem `weights_do_not_fit` naming what is missing, left over or of another shape,
     `weights_not_finite` naming what holds NaN, and `weights_unreadable`.
     """
     state = read_state(path)
+    if path.suffix == ".safetensors" and PART_METADATA in read_metadata(path):
+        state = {key: value for key, value in state.items() if not key.startswith(PART_PREFIX)}
     expected = network.state_dict()
     wrong = [
         f"{key} is {tuple(state[key].shape)} in the file and {tuple(expected[key].shape)} in the model"
@@ -128,11 +134,9 @@ def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def write_weights(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+def write_weights(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write a network's state as safetensors, whole or not at all."""
-    state = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
-    }
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in entries.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     safetensors.torch.save_file(state, temporary, metadata={"format": "pt", **metadata})
     with temporary.open("rb") as file:

@@ -40,9 +40,11 @@ def make_optimizer(
 
 def _groups(student: nn.Module, losses: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     network = getattr(student, "network", student)
+    part: nn.Module | None = getattr(student, "part", None)
     exempt: set[str] = getattr(network, "no_weight_decay", set)()
+    parts = {"part": part} if part is not None else {}
     groups: list[dict[str, Any]] = param_groups_weight_decay(
-        nn.ModuleDict({"network": network, "losses": losses}),
+        nn.ModuleDict({"network": network, **parts, "losses": losses}),
         weight_decay=weight_decay,
         no_weight_decay_list={f"network.{name}" for name in exempt},
     )

@@ -110,7 +110,7 @@ def _lowered(
     return {
         name: rounded(value, low) if exact_tangents else value.to(low)
         for name, value in values.items()
-        if value.is_floating_point() and name.startswith("network.") and name not in exact
+        if value.is_floating_point() and name.startswith(("network.", "part.")) and name not in exact
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,6 +24,7 @@ from search.features import (
 )
 from search.models import TappedModel, build_model
 from search.models.embedding import EMBEDDING
+from search.models.part import PART
 
 CLASSES, IMAGES, BATCH, SIZE = 5, 24, 8, 32
 PAIRS = {
@@ -69,10 +71,24 @@ def targets() -> Tensor:
 @lru_cache
 def outputs(name: str) -> ModelOutputs:
     """Of all images, with all that can be tapped."""
-    found = model(name)
+    return outputs_of(model(name))
+
+
+def outputs_of(found: TappedModel) -> ModelOutputs:
+    """Of all images, with all that can be tapped."""
+    part = [] if found.part is None else [PART]
     with torch.no_grad():
-        logits, maps = found.forward_taps(images(), [*range(len(found.stages)), EMBEDDING])
+        logits, maps = found.forward_taps(images(), [*range(len(found.stages)), EMBEDDING, *part])
     return ModelOutputs(logits, maps)
+
+
+def student_outputs(of: Pair, loss: FeatureLossModule) -> ModelOutputs:
+    """Of all images, with the part that the loss gives the student, where it gives one."""
+    if loss.student_part is None:
+        return outputs(of.student.name)
+    student = copy.deepcopy(model(of.student.name))
+    student.attach(copy.deepcopy(loss.student_part))
+    return outputs_of(student)
 
 
 def rows_of(outputs: ModelOutputs, rows: slice | Tensor) -> ModelOutputs:
@@ -93,7 +109,7 @@ def seen(of: Pair, loss: FeatureLossModule, *, rows: slice = slice(BATCH), learn
     teacher = asked(rows_of(outputs(of.teacher.name), rows), loss.teacher_taps)
     extra = extra_of(of, loss, rows, teacher) if loss.needs_extra else Extra()
     return Seen(
-        asked(rows_of(outputs(of.student.name), rows), loss.student_taps, learning=learning),
+        asked(rows_of(student_outputs(of, loss), rows), loss.student_taps, learning=learning),
         teacher,
         targets()[rows],
         torch.arange(IMAGES)[rows],

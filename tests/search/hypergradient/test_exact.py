@@ -55,6 +55,15 @@ def test_feature_losses_are_differentiated_by_embeddings_too(lookahead: int, pai
     assert_exact("nesterov", PAIRS[pair], steps=2 + lookahead, whole=["rkd"], learn=learn)
 
 
+# Between two steps the student takes over the bias that atsc's teacher learned: a constant, not a derivative.
+@pytest.mark.parametrize(
+    ("loss", "lookahead"), [("norm", 1), ("norm", 2), ("simkd", 1), ("simkd", 2), ("atsc", 1)]
+)
+def test_a_part_of_the_students_own_is_differentiated_too(loss: str, lookahead: int) -> None:
+    learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
+    assert_exact("nesterov", "test_resnet", steps=2 + lookahead, whole=[loss], learn=learn)
+
+
 @pytest.mark.parametrize("lookahead", [1, 2])
 def test_a_step_in_parts_is_the_mean_over_them(lookahead: int) -> None:
     learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
