@@ -87,7 +87,7 @@ AnyPathway = Annotated[
 
 
 class TemperatureRule(RecipeModel):
-    """Whence a logit loss's temperatures."""
+    """What gives a logit loss its temperatures."""
 
     name: str = Field(description="A registered temperature rule.")
     config: dict[str, JsonValue] = Field(

@@ -32,7 +32,7 @@ ABOUT = {
     Kind.LOGIT_LOSS: "On both models' logits, at the temperatures that a temperature rule gives.",
     Kind.FEATURE_LOSS: "Whole methods on maps, embeddings and more, which choose their stages themselves. "
     "Each gets one weight, as a pathway does, and is divided by its first value as pathways are.",
-    Kind.TEMPERATURE_RULE: "Whence the temperatures of a trial's logit losses "
+    Kind.TEMPERATURE_RULE: "What gives a trial's logit losses their temperatures "
     "([search](search.md#temperature-rules)). The logit loss `logit_std` standardises each image's logits, "
     "which is a temperature for each image beside the rule's.",
     Kind.NORMALISATION: "From the parameters of pathways to their weights.",

@@ -1,4 +1,4 @@
-"""Temperature rules: whence the temperatures of a logit loss, one per file, as Kind.TEMPERATURE_RULE.
+"""Temperature rules: what gives a logit loss its temperatures, one per file, as Kind.TEMPERATURE_RULE.
 
 Contract: a `TemperatureRuleModule` class, without arguments or, where its card has settings, with `config`.
 `forward((teacher, student), progress)` takes the temperatures that the process has at this step, 0-dim

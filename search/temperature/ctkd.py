@@ -31,10 +31,10 @@ class CurriculumConfig(MethodConfig):
         0.05, low=0.005, high=0.5, ge=0, le=1e3, description="Of theta's gradient ascent."
     )
     ramp_share: float = Field(
-        default=10 / 240,
+        default=0.04,
         gt=0,
         le=1,
-        description="Of the training, over which the ascent's factor grows from 0 to 1: 10 epochs of 240.",
+        description="Of the training, over which the ascent's factor grows from 0 to 1; in the paper 10 epochs of 240.",
     )
 
 
@@ -52,9 +52,9 @@ class CurriculumConfig(MethodConfig):
     ),
 )
 class CurriculumTemperature(TemperatureRuleModule):
-    """T = T_low + span sigmoid(theta), the same for teacher and student.
+    """One temperature that works against the student, harder and harder: it ascends KD's loss.
 
-    After each step theta <- theta - lr lambda dL/dtheta of L = T^2 KL(softmax(z_t / T) || softmax(z_s / T)),
+    T = T_low + span sigmoid(theta). After each step theta <- theta - lr lambda dL/dtheta of L = T^2 KL(softmax(z_t / T) || softmax(z_s / T)),
     the mean over the batch; lambda falls from 0 to -1 along a cosine: the gradient reversed, theta ascends.
     """
 

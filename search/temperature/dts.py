@@ -55,8 +55,9 @@ class ScheduleConfig(MethodConfig):
     ),
 )
 class DynamicTemperatureSchedule(TemperatureRuleModule):
-    """T <- d T + (1 - d) target after each step; the same for teacher and student.
+    """One temperature that falls along a cosine, held higher while the student is far behind the teacher.
 
+    T <- d T + (1 - d) target after each step;
     target = T_0 (1 + cos(pi progress)) / 2 (1 + g / (1 + g)), within [T_min, T_max]; g is by how many nats
     the student's cross-entropy on the training batch is above the teacher's, or 0.
     """

@@ -35,7 +35,7 @@ class LowTemperatureConfig(MethodConfig):
     ),
 )
 class LowTemperature(TemperatureRuleModule):
-    """The teacher at tau, the student at 1, in training as when it is served."""
+    """The teacher at a temperature of its own, the student at 1 in training as when it is served."""
 
     def __init__(self, config: LowTemperatureConfig) -> None:
         super().__init__()
