@@ -34,7 +34,8 @@ class CurriculumConfig(MethodConfig):
         default=0.04,
         gt=0,
         le=1,
-        description="Of the training, over which the ascent's factor grows from 0 to 1; in the paper 10 epochs of 240.",
+        description="Of the training, over which the ascent's factor grows from 0 to 1; the paper's is 10 "
+        "epochs of 240.",
     )
 
 
@@ -54,8 +55,9 @@ class CurriculumConfig(MethodConfig):
 class CurriculumTemperature(TemperatureRuleModule):
     """One temperature that works against the student, harder and harder: it ascends KD's loss.
 
-    T = T_low + span sigmoid(theta). After each step theta <- theta - lr lambda dL/dtheta of L = T^2 KL(softmax(z_t / T) || softmax(z_s / T)),
-    the mean over the batch; lambda falls from 0 to -1 along a cosine: the gradient reversed, theta ascends.
+    T = T_low + span sigmoid(theta). After each step theta <- theta - lr lambda dL/dtheta, where
+    L = T^2 KL(softmax(z_t / T) || softmax(z_s / T)) is the mean over the batch; lambda falls from 0 to -1
+    along a cosine: the gradient is reversed, theta ascends.
     """
 
     follows_training = True

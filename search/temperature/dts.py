@@ -57,9 +57,9 @@ class ScheduleConfig(MethodConfig):
 class DynamicTemperatureSchedule(TemperatureRuleModule):
     """One temperature that falls along a cosine, held higher while the student is far behind the teacher.
 
-    T <- d T + (1 - d) target after each step;
-    target = T_0 (1 + cos(pi progress)) / 2 (1 + g / (1 + g)), within [T_min, T_max]; g is by how many nats
-    the student's cross-entropy on the training batch is above the teacher's, or 0.
+    After each step T <- d T + (1 - d) target, with the decay d, and the target
+    T_0 (1 + cos(pi progress)) / 2 (1 + g / (1 + g)) within [T_min, T_max]; g is by how many nats the
+    student's cross-entropy on the training batch is above the teacher's, or 0.
     """
 
     follows_training = True
