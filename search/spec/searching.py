@@ -45,8 +45,8 @@ class Space(SpecModel):
     temperature_rules: Annotated[list[NameOrUse], Field(min_length=1)] | None = Field(
         default=None,
         description="What gives a trial's logit losses their temperatures, by name or with settings: "
-        "`fixed`, `learned` by hypergradient, or a rule that makes its own. A trial takes one for all its losses. By "
-        "default `learned` or `fixed`, as process.learn_temperatures says.",
+        "`fixed`, `learned` by hypergradient, or a rule that makes its own. A trial takes one for all its "
+        "losses. By default `learned` or `fixed`, as process.learn_temperatures says.",
     )
     taps: Annotated[list[Literal["output", "pre_activation"]], Field(min_length=1)] = Field(
         default=["output"],
