@@ -83,6 +83,17 @@ def test_a_search_draws_rules_and_their_settings(strategy: str) -> None:
     assert all(4 <= float(str(value)) <= 16 for value in drawn)
 
 
+def test_the_rule_goes_along_into_every_arm_of_the_searched_losses() -> None:
+    job = SimulatedJob(make_spec(search={"space": {"temperature_rules": ["dts"]}}))
+    job.run()
+    rules = {
+        trial.key.arm: [loss["temperature_rule"] for loss in trial.parameters["process"]["logit_losses"]]
+        for trial in job.of(StageName.PROOF)
+    }
+    assert rules["searched"] == rules["uniform"] == [{"name": "dts", "config": {}}]
+    assert rules["plain_kd"] == rules["tuned_kd"] == [None]
+
+
 def test_a_setting_is_searched_in_one_way() -> None:
     other = {"name": "dts", "config": {"initial_temperature": [4.0, 8.0]}}
     with pytest.raises(ValidationError, match="initial_temperature of dts is searched in two ways"):
