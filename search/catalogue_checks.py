@@ -64,6 +64,8 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
         for index, uses in enumerate(choices):
             for place, use in enumerate(uses):
                 yield f"search.space.{field}.{index}.{place}", kind.value, name_of(use)
+    for index, use in enumerate(space.temperature_rules or []):
+        yield f"search.space.temperature_rules.{index}", Kind.TEMPERATURE_RULE.value, name_of(use)
     yield from ALWAYS_USED
 
 
@@ -81,6 +83,11 @@ def _unknown_settings(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[S
                 if isinstance(use, MethodUse) and use.name in told:
                     where = f"search.space.{field}.{index}.{place}.config"
                     yield from _unknown_settings_of(use, kind, told[use.name], where)
+    told = _told_settings(catalogue, Kind.TEMPERATURE_RULE)
+    for index, use in enumerate(space.temperature_rules or []):
+        if isinstance(use, MethodUse) and use.name in told:
+            where = f"search.space.temperature_rules.{index}.config"
+            yield from _unknown_settings_of(use, Kind.TEMPERATURE_RULE, told[use.name], where)
 
 
 def _told_settings(catalogue: Mapping[str, Any], kind: Kind) -> dict[str, list[str]]:

@@ -179,7 +179,8 @@ class Distillation:
         losses = [
             self._backward(part, len(parts), number, effective, active) for number, part in enumerate(parts)
         ]
-        self._step(batch, effective, active)
+        if self._step(batch, effective, active):
+            self._observe(batch, [logits for _, _, logits in losses])
         for loss in self.losses.feature_losses():
             loss.share()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -187,8 +188,8 @@ class Distillation:
         if self.average is not None:
             self.average.update(self.student, self.step + 1)
         return lambda: {
-            "loss": sum(float(loss) for loss, _ in losses),
-            "cross_entropy": sum(float(cross_entropy) for _, cross_entropy in losses),
+            "loss": sum(float(loss) for loss, _, _ in losses),
+            "cross_entropy": sum(float(cross_entropy) for _, cross_entropy, _ in losses),
             "learning_rate": rate,
             **self.scaling.figures(),
             **effective.figures(self.parameters.process),
@@ -196,8 +197,9 @@ class Distillation:
 
     def _backward(
         self, part: Batch, parts: int, number: int, effective: Effective, active: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients of a part of the batch are added up; its shares of loss and cross-entropy."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of a part of the batch are added up; its shares of loss and cross-entropy, and the
+        student's logits."""
         with Seeded(training_seed(self.seed, self.step, number), self.device):
             logits, maps = self._forward(
                 self.student,
@@ -222,7 +224,19 @@ class Distillation:
         if parts > 1:
             loss, cross_entropy = loss / parts, cross_entropy / parts
         self.scaling.scaled(loss).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), cross_entropy.detach()
+        return loss.detach(), cross_entropy.detach(), logits.detach()
+
+    def _observe(self, batch: Batch, parts: list[Tensor]) -> None:
+        """Show temperature rules that follow the training what this step's batch gave."""
+        rules = self.process.rules
+        if rules.follow_training and batch.teacher_logits is not None:
+            logits = torch.cat(parts)
+            rules.observe(
+                logits,
+                batch.teacher_logits[: len(logits)],
+                batch.targets[: len(logits)],
+                progress=self.step / self.total_steps,
+            )
 
     def _stages(self, active: tuple[int, ...]) -> list[int]:
         """The student's stages to be read. A compiled pass reads all that any pathway needs: each other set
@@ -230,9 +244,11 @@ class Distillation:
         """
         return self.losses.student_stages(None if self.training.torch_compile else active)
 
-    def _step(self, batch: Batch, effective: Effective, active: tuple[int, ...]) -> None:
+    def _step(self, batch: Batch, effective: Effective, active: tuple[int, ...]) -> bool:
+        """Whether the step was taken: it is left out at an overflow in float16."""
         learning = self.learning
-        if not self.scaling.unscale(self.optimizer):
+        is_taken = self.scaling.unscale(self.optimizer)
+        if not is_taken:
             if learning is not None:
                 learning.skipped(self.step)
         else:
@@ -242,6 +258,7 @@ class Distillation:
             if learning is not None:
                 learning.after(self.step, batch=batch, effective=effective, active=active)
         self.scaling.adapt()
+        return is_taken
 
     def active(self, effective: Effective) -> tuple[int, ...]:
         """The pathways to be computed at this step: all at the first, which measures their scales; later

@@ -8,6 +8,8 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from pydantic import JsonValue
+
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
 from search.features import Pair, build_feature_loss, pair_of
@@ -19,6 +21,7 @@ from search.recipe import Stage
 from search.records import PreflightResult
 from search.registry import InvalidConfigError, UnknownMethodError
 from search.spec import JobSpec, MethodUse, name_of
+from search.temperature import build_temperature_rule
 
 FLOOR_FACTOR = 1.5
 KINDS = ("teacher", "student_alone", "kd", "pathways", "search")
@@ -106,15 +109,24 @@ def require_settings(spec: JobSpec) -> None:
 
     Both ends of ranges and all values to choose from are tried.
     """
-    for index, uses in enumerate(spec.search.space.logit_losses):
+    space = spec.search.space
+    for index, uses in enumerate(space.logit_losses):
         for place, use in enumerate(uses):
-            if isinstance(use, MethodUse):
-                for config in use.configs():
-                    try:
-                        build_logit_loss(use.name, config)
-                    except (UnknownMethodError, InvalidConfigError) as error:
-                        field = f"search.space.logit_losses.{index}.{place}"
-                        raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
+            _require_settings_of(use, build_logit_loss, f"search.space.logit_losses.{index}.{place}")
+    for index, rule in enumerate(space.temperature_rules or []):
+        _require_settings_of(rule, build_temperature_rule, f"search.space.temperature_rules.{index}")
+
+
+def _require_settings_of(
+    use: str | MethodUse, build: Callable[[str, dict[str, JsonValue]], Any], field: str
+) -> None:
+    if not isinstance(use, MethodUse):
+        return
+    for config in use.configs():
+        try:
+            build(use.name, config)
+        except (UnknownMethodError, InvalidConfigError) as error:
+            raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
 
 
 def require_feature_losses(spec: JobSpec, pair: Pair) -> None:

@@ -86,6 +86,15 @@ AnyPathway = Annotated[
 """What a weight of `Point.pathway_weights` belongs to."""
 
 
+class TemperatureRule(RecipeModel):
+    """What gives a logit loss its temperatures."""
+
+    name: str = Field(description="A registered temperature rule.")
+    config: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The rule's settings; what is not said is its default."
+    )
+
+
 class LogitLoss(RecipeModel):
     """A loss on both models' logits."""
 
@@ -93,6 +102,11 @@ class LogitLoss(RecipeModel):
     teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")
     config: dict[str, JsonValue] = Field(
         default_factory=dict, description="The loss's settings; what is not said is its default."
+    )
+    temperature_rule: TemperatureRule | None = Field(
+        default=None,
+        description="null: the temperatures are as recorded. A rule that makes its own makes them again in a "
+        "replay; points then hold what it made in the search.",
     )
 
 

@@ -27,6 +27,7 @@ METHOD_PACKAGES = (
     "search.pathways",
     "search.logits",
     "search.features",
+    "search.temperature",
     "search.process",
     "search.augment",
     "search.hypergradient",
@@ -47,6 +48,7 @@ class Kind(StrEnum):
     DISTANCE = "distance"
     LOGIT_LOSS = "logit_loss"
     FEATURE_LOSS = "feature_loss"
+    TEMPERATURE_RULE = "temperature_rule"
     NORMALISATION = "normalisation"
     STRATEGY = "strategy"
     HYPERGRADIENT = "hypergradient"

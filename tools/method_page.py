@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 HEAD = """# Methods
 
 All that a job may name, by kind. `python -m search methods --json` and `GET /v1/methods` say the same of an
-installation, plug-ins included. A logit loss or a feature loss is used by its name, or with settings:
+installation, plug-ins included. A loss or a temperature rule is used by its name, or with settings:
 `{"name": "dkd", "config": {"rest_weight": 4}}`; a setting that is an object with `low` and `high` is searched
 in that range, one that is a list among its values ([the job spec](job-spec.md#methoduse)). Where nothing is
 said of a formula, it was read in the paper or in its released code.
@@ -29,9 +29,12 @@ This page is written by `make docs` from what the methods declare.
 ABOUT = {
     Kind.TRANSFORM: "What fits a student's map to the teacher's.",
     Kind.DISTANCE: "Between a transformed map of the student and the teacher's map.",
-    Kind.LOGIT_LOSS: "On both models' logits. Temperatures are the process's, learned or fixed.",
+    Kind.LOGIT_LOSS: "On both models' logits, at the temperatures that a temperature rule gives.",
     Kind.FEATURE_LOSS: "Whole methods on maps, embeddings and more, which choose their stages themselves. "
     "Each gets one weight, as a pathway does, and is divided by its first value as pathways are.",
+    Kind.TEMPERATURE_RULE: "What gives a trial's logit losses their temperatures "
+    "([search](search.md#temperature-rules)). The logit loss `logit_std` standardises each image's logits, "
+    "which is a temperature for each image beside the rule's.",
     Kind.NORMALISATION: "From the parameters of pathways to their weights.",
     Kind.STRATEGY: "What proposes trials.",
     Kind.HYPERGRADIENT: "How the process's gradient is found.",
@@ -76,6 +79,9 @@ def _about(method: Method) -> Iterator[str]:
         yield f"- Carries: {', '.join(f'`{system}`' for system in card.systems)}."
     if card.needs:
         yield f"- Needs: {', '.join(sorted(need.replace('_', ' ') for need in card.needs))}."
+    if method.kind is Kind.LOGIT_LOSS and card.temperatures != ("teacher", "student"):
+        sides = " and ".join(f"the {side}'s" for side in card.temperatures)
+        yield f"- Of the temperatures it takes {f'{sides} alone' if sides else 'none'}."
     if card.trains:
         yield "- Trains parameters of its own beside the student's."
     if not card.train_time_only:

@@ -14,6 +14,7 @@ from search.pathway_rules import enumerate_pathways, fits
 from search.planning.method_choices import (
     FEATURE_LOSSES,
     LOGIT_LOSSES,
+    TEMPERATURE_RULES,
     as_losses,
     feature_losses_of,
     logit_losses_of,
@@ -47,12 +48,14 @@ def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
     """The job's search space as dimensions; a value listed twice counts once."""
     space = spec.search.space
     feature_losses = [as_losses(uses) for uses in space.feature_losses]
+    rules = as_losses(space.temperature_rules or [])
     return (
         _options("connections", space.connections),
         _options("transforms", space.transforms),
         _options("distances", space.distances),
         _options(LOGIT_LOSSES, [as_losses(uses) for uses in space.logit_losses]),
         *([_options(FEATURE_LOSSES, feature_losses)] if any(feature_losses) else []),
+        *([_options(TEMPERATURE_RULES, rules)] if rules else []),
         *setting_dimensions(space),
         _options("taps", space.taps),
         process_rate_dimension(space),

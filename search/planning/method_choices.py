@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options
-from search.recipe import FeatureLoss, LogitLoss
+from search.recipe import FeatureLoss, LogitLoss, TemperatureRule
 from search.spec import MethodUse, Range, Space, searched_settings
 
 LOGIT_LOSSES, FEATURE_LOSSES = "logit_losses", "feature_losses"
+TEMPERATURE_RULES = "temperature_rules"
 
 
 def setting_dimensions(space: Space) -> list[Dimension]:
     """One dimension for each setting that is searched; those of a method that was not chosen mean nothing."""
-    kinds = ((LOGIT_LOSSES, space.logit_losses), (FEATURE_LOSSES, space.feature_losses))
+    kinds = (
+        (LOGIT_LOSSES, space.logit_losses),
+        (FEATURE_LOSSES, space.feature_losses),
+        (TEMPERATURE_RULES, [space.temperature_rules or []]),
+    )
     found = {
         f"{kind}.{name}.{setting}": how
         for kind, sets in kinds
@@ -28,15 +33,17 @@ def setting_dimensions(space: Space) -> list[Dimension]:
 
 
 def as_losses(uses: list[str | MethodUse]) -> list[JsonValue]:
-    """A choice of losses as a value of a choice."""
+    """A choice of losses as a value of a choice; or rules, as the values of one."""
     return [use if isinstance(use, str) else use.model_dump(mode="json") for use in uses]
 
 
 def logit_losses_of(choices: Choices) -> list[LogitLoss]:
-    """The logit losses that these choices mean, each once, with the settings that were drawn."""
+    """The logit losses that these choices mean, each once, with the settings that were drawn, and all with
+    the temperature rule that was chosen."""
     found: list[LogitLoss] = []
+    rule = _rule_of(choices)
     for name, config in _chosen(choices, LOGIT_LOSSES):
-        loss = LogitLoss(name=name, config=config)
+        loss = LogitLoss(name=name, config=config, temperature_rule=rule)
         if loss not in found:
             found.append(loss)
     return found
@@ -52,11 +59,23 @@ def feature_losses_of(choices: Choices) -> list[FeatureLoss]:
     return list(found.values())
 
 
+def _rule_of(choices: Choices) -> TemperatureRule | None:
+    """None where the choices do not speak of rules."""
+    if TEMPERATURE_RULES not in choices:
+        return None
+    name, config = _drawn(choices, TEMPERATURE_RULES, choices[TEMPERATURE_RULES])
+    return TemperatureRule(name=name, config=config)
+
+
 def _chosen(choices: Choices, kind: str) -> Iterator[tuple[str, dict[str, JsonValue]]]:
     losses = choices[kind]
     if not isinstance(losses, list):
         raise TypeError(f"expected a list, found {losses!r}")
-    for each in losses:
-        use = MethodUse.model_validate({"name": each} if isinstance(each, str) else each)
-        drawn = {setting: choices[f"{kind}.{use.name}.{setting}"] for setting in use.searched}
-        yield use.name, {**use.fixed, **drawn}
+    yield from (_drawn(choices, kind, each) for each in losses)
+
+
+def _drawn(choices: Choices, kind: str, chosen: JsonValue) -> tuple[str, dict[str, JsonValue]]:
+    """The method's name, and its settings."""
+    use = MethodUse.model_validate({"name": chosen} if isinstance(chosen, str) else chosen)
+    drawn = {setting: choices[f"{kind}.{use.name}.{setting}"] for setting in use.searched}
+    return use.name, {**use.fixed, **drawn}

@@ -18,6 +18,7 @@ from search.process.replayed import with_scales
 from search.recipe import Point, Process
 from search.records import Learning
 from search.registry import Kind, get
+from search.temperature import TemperatureRules
 
 if TYPE_CHECKING:
     from search.hypergradient import HyperGradient
@@ -38,7 +39,8 @@ class LearnedProcess:
     """A process that follows its hypergradient with Adam, and records itself.
 
     Pathway weights go through the chosen normalisation, times a factor; logit weights and temperatures are
-    always independent. Parameters are float64: they are few, and a long search adds up many small updates.
+    always independent. Temperatures that a rule of their own makes are recorded as it made them, and not
+    moved. Parameters are float64: they are few, and a long search adds up many small updates.
     Where losses are judged at constant length of the gradient, `length` keeps it: all weights, that of
     cross-entropy too, are multiplied by its factor.
     """
@@ -59,7 +61,10 @@ class LearnedProcess:
         self._adam = torch.optim.Adam(self._raw.values(), lr=learning.learning_rate, betas=(0.5, 0.999))
         self._average = Average(learning.average_decay)
         self.length = GradientLength(is_held=learning.at_constant_length)
+        self.rules = TemperatureRules(process)
+        self._moved = self.rules.moved(by_default=learning.learn_temperatures)
         self._points: list[Point] = []
+        self._progress = 0.0
 
     def _start(self, start: Point) -> dict[str, Tensor]:
         logit = vector(start.logit_weights).clamp(min=LEAST_WEIGHT)
@@ -83,7 +88,8 @@ class LearnedProcess:
 
     def _effective(self, raw: Mapping[str, Tensor]) -> Effective:
         values = (part.detach() for part in self._values(raw))
-        return Effective(self._cross_entropy_weight, *values).times(self.length.factor)
+        effective = Effective(self._cross_entropy_weight, *values).times(self.length.factor)
+        return self.rules.applied(effective, self._progress)
 
     def starting(self) -> Effective:
         """The weights from which the search began, at the temperatures of now."""
@@ -97,6 +103,7 @@ class LearnedProcess:
 
     def at(self, progress: float) -> Effective:
         """What holds now; recorded, averaged as asked, when the next point of the record is due."""
+        self._progress = progress
         if progress >= len(self._points) / (self.learning.record_points - 1):
             self._points.append(self._averaged().point(progress))
         return self._effective(self._raw)
@@ -114,9 +121,9 @@ class LearnedProcess:
         logit, pathway, teacher, student = self._values(self._raw)
         scalar = (logit * gradient.logit_weights).sum() + (pathway * gradient.pathway_weights).sum()
         scalar = scalar * self.length.factor
-        if self.learning.learn_temperatures:
-            scalar = scalar + (teacher * gradient.teacher_temperatures).sum()
-            scalar = scalar + (student * gradient.student_temperatures).sum()
+        if self._moved.any():
+            scalar = scalar + (self._moved * teacher * gradient.teacher_temperatures).sum()
+            scalar = scalar + (self._moved * student * gradient.student_temperatures).sum()
         self._adam.zero_grad(set_to_none=False)
         if scalar.requires_grad:
             scalar.backward()  # type: ignore[no-untyped-call]
@@ -174,6 +181,8 @@ class LearnedProcess:
             "average": self._average.state(),
             "length": self.length.state(),
             "points": [point.model_dump() for point in self._points],
+            "progress": self._progress,
+            "rules": self.rules.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -185,3 +194,5 @@ class LearnedProcess:
         self._average.load(state["average"])
         self.length.load(state["length"])
         self._points = [Point.model_validate(point) for point in state["points"]]
+        self._progress = state.get("progress", 0.0)
+        self.rules.load_state_dict(state.get("rules", {}))

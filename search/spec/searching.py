@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, Range, SpecModel
-from search.spec.method_use import LossSet, require_one_range
+from search.spec.method_use import LossSet, NameOrUse, require_one_range
 
 Rule = Literal["none", "last", "same_depth", "same_or_deeper", "all"]
 StageIndex = Annotated[int, Field(ge=0, lt=256)]
@@ -42,6 +42,12 @@ class Space(SpecModel):
         description="Whole methods on maps, embeddings and more, which choose their stages themselves, by "
         "name or with settings. Each choice is a set of losses; each loss gets a weight, as a pathway does.",
     )
+    temperature_rules: Annotated[list[NameOrUse], Field(min_length=1)] | None = Field(
+        default=None,
+        description="What gives a trial's logit losses their temperatures, by name or with settings: "
+        "`fixed`, `learned` by hypergradient, or a rule that makes its own. A trial takes one for all its "
+        "losses. By default `learned` or `fixed`, as process.learn_temperatures says.",
+    )
     taps: Annotated[list[Literal["output", "pre_activation"]], Field(min_length=1)] = Field(
         default=["output"],
         description="Where stages are tapped; `pre_activation`: before the last activation, where a model "
@@ -60,6 +66,7 @@ class Space(SpecModel):
     def _searches_each_setting_in_one_way(self) -> Space:
         require_one_range(self.logit_losses)
         require_one_range(self.feature_losses)
+        require_one_range([[rule] for rule in self.temperature_rules or []])
         return self
 
     @model_validator(mode="after")
@@ -92,7 +99,10 @@ class ProcessSettings(SpecModel):
     initial_temperature: Annotated[float, Field(gt=1, le=100)] = Field(
         default=2.0, description="Of teacher and student; learned temperatures stay above 1."
     )
-    learn_temperatures: bool = Field(default=True, description="Otherwise they keep the initial one.")
+    learn_temperatures: bool = Field(
+        default=True,
+        description="Otherwise they keep the initial one; space.temperature_rules overrides it.",
+    )
     tie_temperatures: bool = Field(
         default=False, description="Teacher and student share one temperature per logit loss."
     )

@@ -119,9 +119,11 @@ def _pathway_series(process: Process) -> list[Series]:
 def _temperature_series(process: Process) -> list[Series]:
     series = []
     for index, loss in enumerate(process.logit_losses):
+        rule = f" · {loss.temperature_rule.name}" if loss.temperature_rule else ""
         for side in ("teacher", "student"):
             values = [getattr(point, f"{side}_temperatures")[index] for point in process.points]
-            series.append(Series(f"{side} · {_of_teacher(loss)}", _over_training(process.points, values)))
+            label = f"{side} · {_of_teacher(loss)}{rule}"
+            series.append(Series(label, _over_training(process.points, values)))
     return series
 
 

@@ -156,7 +156,7 @@ class TestCatalogue:
         ]  # fmt: skip
 
     def test_every_kind_of_method_that_a_spec_names_is_required(self) -> None:
-        spec = make_spec(search={"space": {"feature_losses": [["rkd"]]}})
+        spec = make_spec(search={"space": {"feature_losses": [["rkd"]], "temperature_rules": ["dts"]}})
         kinds = {requirement.partition(":")[0] for requirement in requirements(spec)}
         assert kinds == {kind.value for kind in Kind} | {"model", "dataset"}
 

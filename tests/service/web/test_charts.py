@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.recipe import LogitLoss, Pathway, Point, Process
+from search.recipe import LogitLoss, Pathway, Point, Process, TemperatureRule
 from service.web.charts.heat_map import LEVELS, heat_map
 from service.web.charts.intervals import Interval, interval_chart
 from service.web.charts.lines import COLOURS, Series, line_chart
@@ -159,6 +159,19 @@ class TestProcess:
             "t2 → s2 · projection · mse",
         ]
         assert [(row.start, row.end) for row in view.temperature_rows] == [(2.0, 6.0), (2.0, 2.0)]
+
+    def test_temperatures_name_the_rule_that_made_them(self) -> None:
+        process = self.process(1, 5)
+        ruled = [LogitLoss(temperature_rule=TemperatureRule(name="dts"))]
+        views = [
+            process_view(each.model_dump(mode="json"))
+            for each in (process, process.model_copy(update={"logit_losses": ruled}))
+        ]
+
+        assert [[row.label for row in view.temperature_rows] for view in views if view] == [
+            ["teacher · kd", "student · kd"],
+            ["teacher · kd · dts", "student · kd · dts"],
+        ]
 
     def test_with_many_pathways_those_that_weigh_most_keep_a_colour(self) -> None:
         view = process_view(self.process(40, 5).model_dump(mode="json"))
