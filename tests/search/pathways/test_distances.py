@@ -9,7 +9,6 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from search.pathway_rules import compares_places, ignores_channels
 from search.pathways.attention import attention_transfer
 from search.pathways.cosine import cosine_distance
 from search.pathways.gram import similarity_preserving
@@ -32,7 +31,7 @@ def distance(name: str, student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 def is_blind(name: str, shape: tuple[int, ...]) -> bool:
     """Whether the distance says nothing of maps of this shape."""
-    return compares_places(name) and shape[-1] * shape[-2] == 1
+    return get(Kind.DISTANCE, name).card.compares_places and shape[-1] * shape[-2] == 1
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -52,7 +51,7 @@ class TestEveryDistance:
         assert np.mean(found) == pytest.approx(1.0, abs=4 * error + (0.09 if shape[-1] == 2 else 0.02))
 
     def test_where_channels_disagree_it_is_as_declared(self, name: str) -> None:
-        if not ignores_channels(name):
+        if not get(Kind.DISTANCE, name).card.ignores_channels:
             with pytest.raises(RuntimeError, match="size"):
                 distance(name, normal(2, 8, 6, 6, seed=0), normal(2, 24, 6, 6, seed=1))
             return
