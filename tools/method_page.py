@@ -78,6 +78,10 @@ def _about(method: Method) -> Iterator[str]:
         yield f"- Needs: {', '.join(sorted(need.replace('_', ' ') for need in card.needs))}."
     if card.trains:
         yield "- Trains parameters of its own beside the student's."
+    if card.least_batch > 1:
+        yield f"- Compares the images of a batch: at least {card.least_batch} at once."
+    if card.owns:
+        yield f"- Takes for itself: {', '.join(sorted(owned.replace('_', ' ') for owned in card.owns))}."
     if not card.train_time_only:
         yield "- **Is served with the student.**"
     if card.differences:

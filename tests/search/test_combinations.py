@@ -1,4 +1,4 @@
-"""Which methods are refused together, or in a job at all, and in which words; by made-up and by real cards."""
+"""Which methods are refused together, or in a job at all, and in which words; by cards, made-up and real."""
 
 from __future__ import annotations
 

@@ -97,6 +97,13 @@ class TestEveryDistance:
         found = float(distance(name, teacher + normal(*teacher.shape, seed=0), teacher))
         assert found == 0 if is_blind(name, teacher.shape) else found > 1e-4
 
+    def test_images_are_compared_with_each_other_where_its_card_asks_for_several(self, name: str) -> None:
+        """Else the distance of a batch is the mean of its halves'."""
+        student, teacher = normal(8, 6, 4, 4, seed=0), normal(8, 6, 4, 4, seed=1)
+        halves = [distance(name, student[rows], teacher[rows]) for rows in (slice(4), slice(4, 8))]
+        is_mean = torch.allclose(distance(name, student, teacher), torch.stack(halves).mean(), rtol=1e-9)
+        assert is_mean == (get(Kind.DISTANCE, name).card.least_batch == 1)
+
     @pytest.mark.parametrize("fill", [0.0, 1.0, 1e-20, 1e-6, 1e4])
     @pytest.mark.parametrize("batch", [1, 3])
     def test_maps_that_say_nothing_give_finite_values_and_derivatives(
