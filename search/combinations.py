@@ -77,7 +77,7 @@ def _alone(card: CardJson, facts: JobFacts) -> Iterator[Refusal]:
 
 
 def _needs(card: CardJson, facts: JobFacts) -> Refusal | None:
-    for need in sorted(facts.unmet & _needs_of(card)):
+    for need in sorted(need for need in facts.unmet if need in _needs_of(card)):
         words = need.value.replace("_", " ")
         remedy = REMEDIES.get(need, "choose another method, or other models")
         return Refusal(f"{_title(card)} needs {words}, which this job does not have", remedy)
