@@ -10,11 +10,22 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from search.allowed_choices import SETS, Cards, named_in, sets_of, why_no_choice
+from search.combinations import facts_of
 from search.registry import Kind
 from search.spec import JobSpec, MethodUse, name_of
 from search.spec_faults import MAX_FAULTS, SpecFault, did_you_mean, explain_validation
 
-__all__ = ["SpecFault", "check_spec", "explain_validation", "offers", "requirements"]
+__all__ = [
+    "SpecFault",
+    "check_combinations",
+    "check_names",
+    "check_spec",
+    "explain_validation",
+    "named_methods",
+    "offers",
+    "requirements",
+]
 
 MODEL, DATASET = "model", "dataset"
 ALWAYS_USED = (("proof.arms", Kind.LOGIT_LOSS.value, "kd"),)
@@ -23,6 +34,18 @@ LISTED_NAMES = 12
 
 
 def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
+    """What the spec names and the catalogue does not have, with the nearest names; and why its methods cannot
+    be used. At most 100 faults."""
+    return [*check_names(spec, catalogue), *check_combinations(spec, catalogue)][:MAX_FAULTS]
+
+
+def check_combinations(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
+    """Why not one choice of the space can be used, by the catalogue's cards; empty where there is one."""
+    fault = why_no_choice(spec.search.space, _cards(catalogue), facts_of(spec))
+    return [] if fault is None else [fault]
+
+
+def check_names(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
     """What the spec names and the catalogue does not have, with the nearest names; at most 100 faults."""
     names = _names(catalogue)
     unknown = (
@@ -31,6 +54,16 @@ def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
         if _catalogue_name(kind, name) not in names.get(kind, set())
     )
     return list(islice(chain(unknown, _unknown_settings(spec, catalogue)), MAX_FAULTS))
+
+
+def named_methods(spec: JobSpec, cards: Cards) -> set[str]:
+    """All methods that a job may use, as "kind/name": those that its spec names, and those that, by these
+    cards, their settings name."""
+    found = {f"{kind}/{name}" for _, kind, name in _named(spec) if kind not in (MODEL, DATASET)}
+    for field, kind in SETS:
+        for uses in sets_of(spec.search.space, field):
+            found.update(named_in(uses, kind, cards))
+    return found
 
 
 def requirements(spec: JobSpec) -> list[str]:
@@ -113,6 +146,12 @@ def _unknown_settings_of(use: MethodUse, kind: Kind, known: list[str], where: st
 def _catalogue_name(kind: str, name: str) -> str:
     """A model's name without its weights tag: `resnet18.a1_in1k` is the architecture `resnet18`."""
     return name.partition(".")[0] if kind == MODEL else name
+
+
+def _cards(catalogue: Mapping[str, Any]) -> Cards:
+    """The catalogue's methods by "kind/name"."""
+    methods = catalogue.get("methods", ())
+    return {f"{each['kind']}/{_name(each).removeprefix(each['kind'] + '/')}": each for each in methods}
 
 
 def _names(catalogue: Mapping[str, Any]) -> dict[str, set[str]]:

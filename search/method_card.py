@@ -13,6 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+LEAST_BATCH = 8
+"""Of methods that compare the images of a batch with each other: fewer say too little of the data."""
+NAMES = "names"
+"""In the schema of a setting that names another method: of which kind it is."""
+
 
 class Need(StrEnum):
     """What a method has to be given beside the student's own outputs."""
@@ -86,6 +91,11 @@ class Card:
     train_time_only: bool = True  # the student is served without it
     zero_at_equality: bool = False  # 0 where student and teacher say the same
     temperatures: tuple[str, ...] = ()  # those of a logit loss that it uses: teacher, student
+    teaches_logits: bool = False  # of a feature loss: with some setting it teaches the student's logits
+    least_batch: int = 1  # images that have to be compared with each other for it to say anything
+    keeps_channels: bool = False  # of a transform: its output has the student's channels, not the teacher's
+    ignores_channels: bool = False  # of a distance: it compares maps of any number of channels
+    compares_places: bool = False  # of a distance: it is blind on maps of one pixel
     config: type[MethodConfig] = MethodConfig
 
     def described(self) -> dict[str, JsonValue]:
@@ -100,6 +110,11 @@ class Card:
             "train_time_only": self.train_time_only,
             "zero_at_equality": self.zero_at_equality,
             "temperatures": [*self.temperatures],
+            "teaches_logits": self.teaches_logits,
+            "least_batch": self.least_batch,
+            "keeps_channels": self.keeps_channels,
+            "ignores_channels": self.ignores_channels,
+            "compares_places": self.compares_places,
             "config": self.config.model_json_schema(),
         }
 

@@ -5,88 +5,83 @@ The plan enumerates a trial's pathways here, from the stages that preflight meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from search.recipe import Pathway, Stage
+from search.registry import Kind
 
 Connection = tuple[Stage, Stage]
 """A teacher stage and the student stage that it teaches."""
 
 _DEPTH_TOLERANCE = 1e-6
-_keeps_channels: set[str] = set()
-_ignores_channels: set[str] = set()
-_compares_places: set[str] = set()
 
 
 class UnknownConnectionsError(LookupError):
     """There is no rule of that name."""
 
 
-def declare_transform(name: str, *, keeps_channels: bool) -> None:
-    """Say of a transform that it leaves the channels as they are: both stages need equally many.
+@dataclass(frozen=True)
+class MapFacts:
+    """What cards say of transforms (`keeps_channels`) and distances, by name.
 
-    What is not declared gives the teacher's channels. The plan has to know, where no torch is at hand.
+    What is not named is the usual: a transform that gives the teacher's channels, a distance that needs equal
+    channels and compares maps of any size.
     """
-    if keeps_channels:
-        _keeps_channels.add(name)
 
+    keeps_channels: frozenset[str] = frozenset()
+    ignores_channels: frozenset[str] = frozenset()
+    compares_places: frozenset[str] = frozenset()
 
-def declare_distance(name: str, *, ignores_channels: bool = False, compares_places: bool = False) -> None:
-    """Say of a distance that it compares maps of any number of channels, that it is blind on one pixel.
+    @classmethod
+    def of(cls, cards: Mapping[str, Mapping[str, Any]]) -> MapFacts:
+        """As these cards say, which are keyed "kind/name".
 
-    What is not declared needs equal channels and maps of any size. The plan has to know, where no torch is at
-    hand.
-    """
-    if ignores_channels:
-        _ignores_channels.add(name)
-    if compares_places:
-        _compares_places.add(name)
+        Without any: as was built in when preflight did not record cards yet.
+        """
+        if not cards:
+            return cls(frozenset({"identity"}), frozenset({"attention", "gram"}), frozenset({"attention"}))
 
+        def those(kind: Kind, fact: str) -> frozenset[str]:
+            told = {key.partition("/")[::2]: card for key, card in cards.items()}
+            return frozenset(name for (of, name), card in told.items() if of == kind and card.get(fact))
 
-declare_transform("identity", keeps_channels=True)
-declare_distance("attention", ignores_channels=True, compares_places=True)
-declare_distance("gram", ignores_channels=True)
-
-
-def keeps_channels(transform: str) -> bool:
-    """Whether the transform's output has the student's channels instead of the teacher's."""
-    return transform in _keeps_channels
-
-
-def ignores_channels(distance: str) -> bool:
-    """Whether the distance compares maps of any number of channels."""
-    return distance in _ignores_channels
-
-
-def compares_places(distance: str) -> bool:
-    """Whether the distance is blind on maps of one pixel."""
-    return distance in _compares_places
+        return cls(
+            keeps_channels=those(Kind.TRANSFORM, "keeps_channels"),
+            ignores_channels=those(Kind.DISTANCE, "ignores_channels"),
+            compares_places=those(Kind.DISTANCE, "compares_places"),
+        )
 
 
 def fits(
-    pathway: Pathway, teacher_stage: Stage, student_stage: Stage, *, input_size: int | None = None
+    pathway: Pathway,
+    teacher_stage: Stage,
+    student_stage: Stage,
+    facts: MapFacts,
+    *,
+    input_size: int | None = None,
 ) -> str | None:
     """Why a pathway makes no sense between two stages; None when it does.
 
     `input_size` is the side of the data's images, from which the size of the teacher's map follows.
     """
-    if compares_places(pathway.distance) and input_size is not None:
+    if pathway.distance in facts.compares_places and input_size is not None:
         side = round(input_size / teacher_stage.reduction)
         if side <= 1:
             return (
                 f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
                 f"{teacher_stage.index} has one pixel; use another distance or another connection"
             )
-    if not keeps_channels(pathway.transform) or ignores_channels(pathway.distance):
+    if pathway.transform not in facts.keeps_channels or pathway.distance in facts.ignores_channels:
         return None
     if teacher_stage.channels == student_stage.channels:
         return None
     return (
         f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
         f"distance {pathway.distance!r} compares them with the teacher's {teacher_stage.channels}; use a "
-        "transform that projects, or a distance that ignores channels "
-        f"({', '.join(sorted(_ignores_channels))})"
+        "transform that projects, or a distance that ignores channels, such as 'attention'"
     )
 
 
@@ -96,6 +91,7 @@ def enumerate_pathways(
     distances: Sequence[str],
     teacher_stages: Sequence[Stage],
     student_stages: Sequence[Stage],
+    facts: MapFacts,
     *,
     teacher: int = 0,
     input_size: int | None = None,
@@ -119,7 +115,7 @@ def enumerate_pathways(
                 transform=transform,
                 distance=distance,
             )
-            if fits(pathway, teacher_stage, student_stage, input_size=input_size) is None:
+            if fits(pathway, teacher_stage, student_stage, facts, input_size=input_size) is None:
                 pathways.append(pathway)
     return pathways
 

@@ -19,7 +19,6 @@ from search.planning.arms import (
     proof_run,
     replay_run,
     search_run,
-    that_distil,
     why_no_pathway,
     why_no_stage,
 )
@@ -28,6 +27,7 @@ from search.planning.given import GivenProcess
 from search.planning.history import History, best, failed
 from search.planning.job_report import report_of
 from search.planning.moment import Moment, error_of, only_trial, start_or_wait
+from search.planning.nearest import nearest_that_work, why_none_works
 from search.planning.proof_runs import ProofRuns, proof_key
 from search.planning.pruning import should_stop
 from search.planning.tuning import tuning
@@ -132,7 +132,9 @@ def _refusal(moment: Moment) -> Fail | None:
         get(Kind.STRATEGY, moment.spec.search.strategy)
     except UnknownMethodError as error:
         return Fail("unknown_method", str(error))
-    choices = that_distil(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
+    choices = nearest_that_work(moment.spec, starting_choices(dimensions_of(moment.spec)), preflight)
+    if choices is None:
+        return Fail("methods_do_not_combine", why_none_works(moment.spec, preflight))
     return moment.budgeting().refusal(search_run(moment.spec, choices, preflight))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from statistics import median
 from typing import Any
 
 from pydantic import JsonValue
 
+from search.allowed_choices import passed_over, why_no_choice
+from search.catalogue_checks import named_methods
+from search.combinations import facts_of
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
 from search.features import Pair, build_feature_loss, pair_of
@@ -19,7 +22,7 @@ from search.pathway_rules import CONNECTIONS, absent_stages
 from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
-from search.registry import InvalidConfigError, UnknownMethodError
+from search.registry import InvalidConfigError, UnknownMethodError, methods
 from search.spec import JobSpec, MethodUse, name_of
 from search.temperature import build_temperature_rule
 
@@ -44,9 +47,12 @@ def run_preflight(
     """Check a job's parts and measure its steps.
 
     The teacher need not be trained yet (`is_teacher_ready`): then its accuracy is left out, with a note.
-    Raises SearchProblem: unknown_method, dataset_too_small, pathway_does_not_fit, teacher_check_failed.
+    Raises SearchProblem: unknown_method, methods_do_not_combine, dataset_too_small, pathway_does_not_fit,
+    teacher_check_failed.
     """
     require_settings(spec)
+    cards = cards_for(spec)
+    require_combinations(spec, cards)
     require_batches(spec, dataset)
     require_stages(spec, teacher=teacher.stages, student=student.stages)
     require_feature_losses(
@@ -78,7 +84,11 @@ def run_preflight(
         seconds_per_step={kind: measure(kind) for kind in KINDS},
         steps_per_epoch=steps_per_epoch(spec, dataset),
         start_seconds=start_seconds,
-        notes=_notes(spec, dataset, teacher=teacher, student=student, is_teacher_ready=is_teacher_ready),
+        notes=[
+            *_notes(spec, dataset, teacher=teacher, student=student, is_teacher_ready=is_teacher_ready),
+            *passed_over(spec.search.space, cards, facts_of(spec)),
+        ],
+        cards=cards,
     )
 
 
@@ -141,6 +151,20 @@ def require_feature_losses(spec: JobSpec, pair: Pair) -> None:
                 except SearchProblem as error:
                     field = f"search.space.feature_losses.{index}.{place}"
                     raise SearchProblem(f"{field}: {error}", code=error.code) from error
+
+
+def cards_for(spec: JobSpec) -> dict[str, Any]:
+    """What the methods that a job may use say of themselves, as JSON by "kind/name"; of those that are
+    registered."""
+    cards = {card["id"]: card for card in (method.described() for method in methods())}
+    return {key: cards[key] for key in sorted(named_methods(spec, cards)) if key in cards}
+
+
+def require_combinations(spec: JobSpec, cards: Mapping[str, Any]) -> None:
+    """Raise SearchProblem `methods_do_not_combine` where not one choice of the space can be used."""
+    fault = why_no_choice(spec.search.space, cards, facts_of(spec))
+    if fault is not None:
+        raise SearchProblem(f"{fault.field}: {fault.message}; {fault.remedy}", code="methods_do_not_combine")
 
 
 def require_batches(spec: JobSpec, dataset: Dataset) -> None:

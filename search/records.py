@@ -186,6 +186,11 @@ class PreflightResult(RecipeModel):
     steps_per_epoch: dict[str, int] = Field(description="By splits: `search`, `proof`.")
     start_seconds: float = Field(default=1.0, description="What a trial costs beside its steps.")
     notes: list[str] = Field(default_factory=list)
+    cards: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the methods that the job may use say of themselves, by kind and name: "
+        "`logit_loss/kd`.",
+    )
 
 
 class ExportParameters(RecipeModel):

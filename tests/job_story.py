@@ -101,6 +101,7 @@ class Story:
     spec: JobSpec = field(default_factory=small_spec)
     accuracy: dict[str, float] = field(default_factory=lambda: dict(ACCURACY))
     seed: int = 7
+    cards: dict[str, Any] = field(default_factory=dict)
     job_id: str = ""
     mark: str = field(default_factory=lambda: f"story:{uuid.uuid4().hex}")
     lease: Lease | None = None
@@ -261,7 +262,7 @@ class Story:
                 mode="json"
             )
         if stage is StageName.PREFLIGHT:
-            return preflight().model_dump(mode="json")
+            return preflight().model_copy(update={"cards": self.cards}).model_dump(mode="json")
         if stage is StageName.EXPORT:
             return {"accuracy": 0.947, "recipe": {"schema_version": 1, "arm": proposal.parameters["arm"]}}
         parameters = RunParameters.model_validate(proposal.parameters)

@@ -84,6 +84,10 @@ def _about(method: Method) -> Iterator[str]:
         yield f"- Of the temperatures it takes {f'{sides} alone' if sides else 'none'}."
     if card.trains:
         yield "- Trains parameters of its own beside the student's."
+    if card.least_batch > 1:
+        yield f"- Compares the images of a batch: at least {card.least_batch} at once."
+    if card.owns:
+        yield f"- Takes for itself: {', '.join(sorted(owned.replace('_', ' ') for owned in card.owns))}."
     if not card.train_time_only:
         yield "- **Is served with the student.**"
     if card.differences:

@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from search.catalogue_checks import check_spec, explain_validation
+from search.catalogue_checks import check_combinations, check_names, explain_validation
 from search.commands.overrides import override
 from search.datasets_file import BUILT_IN, name_of_directory, write_datasets_file
 from search.models import require_known
@@ -225,11 +225,14 @@ def checked_spec(document: dict[str, Any]) -> JobSpec:
         "models": [spec.teacher.model, spec.student.name],
         "datasets": [{"name": spec.data.name}],
     }
-    unknown = check_spec(spec, here)
+    unknown = check_names(spec, here)
     if unknown:
         raise SearchProblem(
             f"{_in_words(unknown)}\n`python -m search` lists all methods", code="unknown_method"
         )
+    refused = check_combinations(spec, here)
+    if refused:
+        raise SearchProblem(_in_words(refused), code="methods_do_not_combine")
     return spec
 
 

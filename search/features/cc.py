@@ -8,7 +8,7 @@ from torch import Tensor
 
 from search.features.contract import FeatureLossModule, Pair, Seen
 from search.features.relations import cosine_similarities
-from search.method_card import Card, Evidence, Need
+from search.method_card import LEAST_BATCH, Card, Evidence, Need
 from search.models.embedding import EMBEDDING
 from search.pathways.derivatives import mean_square
 from search.registry import Kind, register
@@ -22,6 +22,7 @@ GAMMA = 0.4
     source="Correlation Congruence for Knowledge Distillation, Peng et al. 2019, arXiv 1904.01802",
     card=Card(
         systems=("cc",),
+        least_batch=LEAST_BATCH,
         evidence=Evidence.MEMORY,
         needs=frozenset({Need.EMBEDDING}),
         zero_at_equality=True,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from search.features.contract import FeatureLossModule, Pair, Seen, UnfitError
 from search.features.lengths import LEAST_SQUARED
-from search.method_card import Card, MethodConfig, Need, searched
+from search.method_card import LEAST_BATCH, Card, MethodConfig, Need, searched
 from search.models.embedding import EMBEDDING
 from search.pathways.directions import directions
 from search.registry import Kind, register
@@ -35,6 +35,7 @@ class ContrastConfig(MethodConfig):
     source="Contrastive Representation Distillation, Tian et al. 2020, arXiv 1910.10699",
     card=Card(
         systems=("crd",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.EMBEDDING, Need.INDICES}),
         trains=True,
         differences="512 negatives, which may be of the same class. They are never the image itself, and may "

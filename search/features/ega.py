@@ -10,7 +10,7 @@ from torch.nn import functional
 from search.features.contract import FeatureLossModule, Pair, Seen
 from search.features.lengths import lengths
 from search.features.relations import correlations
-from search.method_card import Card, MethodConfig, Need, searched
+from search.method_card import LEAST_BATCH, Card, MethodConfig, Need, searched
 from search.models.embedding import EMBEDDING
 from search.registry import Kind, register
 
@@ -33,6 +33,7 @@ class GraphConfig(MethodConfig):
     source="Embedding Graph Alignment, Ma et al. 2022, arXiv 2211.13264",
     card=Card(
         systems=("ega",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.EMBEDDING, Need.LABELS}),
         trains=True,
         differences="The teacher's linear map and its classifier train by cross-entropy as in the paper, but "

@@ -48,6 +48,7 @@ class RetrievalConfig(MethodConfig):
     source="In-context Sample Retrieval for Knowledge Distillation 2025, arXiv 2501.07040",
     card=Card(
         systems=("ic_kd",),
+        teaches_logits=True,
         evidence=Evidence.OUR_READING,
         needs=frozenset({Need.EMBEDDING, Need.TEACHER_LOGITS, Need.LABELS, Need.INDICES}),
         differences="Offline: the bank holds what the teacher says of all training images as they are, once. "

@@ -37,6 +37,7 @@ class GranularityConfig(MethodConfig):
     source="Shao and Chen 2021, arXiv 2108.06681",
     card=Card(
         systems=("mgd_shao",),
+        teaches_logits=True,
         needs=frozenset({Need.EMBEDDING, Need.TEACHER_LOGITS, Need.LABELS}),
         trains=True,
         differences="The heads' last weights are kept, not those best in validation. Both heads' rates fall. "

@@ -26,6 +26,7 @@ class LevelsConfig(MethodConfig):
     source="Lin and Li 2021, arXiv 2112.13642",
     card=Card(
         systems=("ml_skd",),
+        teaches_logits=True,
         evidence=Evidence.OUR_READING,
         needs=frozenset({Need.STAGE_MAPS, Need.LABELS}),
         trains=True,

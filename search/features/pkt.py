@@ -6,7 +6,7 @@ from torch import Tensor
 
 from search.features.contract import FeatureLossModule, Pair, Seen
 from search.features.relations import cosine_similarities
-from search.method_card import Card, Need
+from search.method_card import LEAST_BATCH, Card, Need
 from search.models.embedding import EMBEDDING
 from search.registry import Kind, register
 
@@ -20,6 +20,7 @@ LEAST = 1e-7
     source="Passalis and Tefas 2018, arXiv 1803.10837",
     card=Card(
         systems=("pkt",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.EMBEDDING}),
         zero_at_equality=True,
         differences="The divergence is a mean over all pairs of images, as in released code. Embeddings much "

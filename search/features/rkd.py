@@ -7,7 +7,7 @@ from torch import Tensor
 
 from search.features.contract import FeatureLossModule, Pair, Seen
 from search.features.relations import off_diagonal, squared_distances
-from search.method_card import Card, MethodConfig, Need, searched
+from search.method_card import LEAST_BATCH, Card, MethodConfig, Need, searched
 from search.models.embedding import EMBEDDING
 from search.pathways.directions import directions
 from search.registry import Kind, register
@@ -33,6 +33,7 @@ class RelationalConfig(MethodConfig):
     source="Park et al. 2019, arXiv 1904.05068",
     card=Card(
         systems=("rkd",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.EMBEDDING}),
         zero_at_equality=True,
         differences=f"Angles are those of the first {ANGLE_IMAGES} images of a batch.",

@@ -32,6 +32,7 @@ class UniversalConfig(MethodConfig):
     source="Yang et al. 2023, arXiv 2303.13005 (number from memory)",
     card=Card(
         systems=("uskd",),
+        teaches_logits=True,
         needs=frozenset({Need.STAGE_MAPS, Need.LABELS}),
         trains=True,
         differences="The weak head is a linear map of the averaged map of the stage before the last. The "

@@ -32,7 +32,7 @@ class BalanceConfig(WrappingConfig):
     card=Card(
         systems=("balance_divergence",),
         evidence=Evidence.OUR_READING,
-        needs=frozenset({Need.TEACHER_LOGITS, Need.LABELS}),
+        needs=frozenset({Need.TEACHER_LOGITS}),
         temperatures=("teacher", "student"),
         zero_at_equality=True,
         config=BalanceConfig,

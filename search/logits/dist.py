@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from search.logits.divergences import correlation, detached_factor, log_softened
-from search.method_card import Card, MethodConfig, Need, searched
+from search.method_card import LEAST_BATCH, Card, MethodConfig, Need, searched
 from search.registry import Kind, register
 
 
@@ -26,6 +26,7 @@ class DistConfig(MethodConfig):
     source="Huang et al. 2022, arXiv 2205.10536",
     card=Card(
         systems=("dist",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.TEACHER_LOGITS}),
         temperatures=("teacher", "student"),
         zero_at_equality=True,

@@ -19,7 +19,7 @@ constant logits, whose standardisation would multiply the first gradient by 1e7.
     source="Sun et al. 2024, arXiv 2403.01427",
     card=Card(
         systems=("logit_std",),
-        needs=frozenset({Need.TEACHER_LOGITS, Need.LABELS}),
+        needs=frozenset({Need.TEACHER_LOGITS}),
         temperatures=("teacher", "student"),
         zero_at_equality=True,
         config=WrappingConfig,

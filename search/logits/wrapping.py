@@ -7,14 +7,18 @@ from typing import Any
 from pydantic import Field, JsonValue
 from torch import nn
 
-from search.method_card import MethodConfig
+from search.method_card import NAMES, MethodConfig
 from search.registry import InvalidConfigError, Kind, get
 
 
 class WrappingConfig(MethodConfig):
     """The loss inside."""
 
-    of: str = Field(default="kd", description="The logit loss inside.")
+    of: str = Field(
+        default="kd",
+        description="The logit loss inside.",
+        json_schema_extra={NAMES: Kind.LOGIT_LOSS.value},
+    )
     of_config: dict[str, JsonValue] = Field(default_factory=dict, description="Its settings.")
 
 

@@ -19,6 +19,8 @@ from search.registry import Kind, register
         systems=("at",),
         needs=frozenset({Need.STAGE_MAPS}),
         zero_at_equality=True,
+        ignores_channels=True,
+        compares_places=True,
         differences="Scaled to be 1 between independent maps, so that the paper's weight of 1000 means "
         "nothing here.",
     ),

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from search.method_card import Card, Need
+from search.method_card import LEAST_BATCH, Card, Need
 from search.pathways.directions import directions, scaled
 from search.registry import Kind, register
 
@@ -17,8 +17,10 @@ from search.registry import Kind, register
     source="Similarity-preserving KD, Tung, Mori 2019, arXiv 1907.09682",
     card=Card(
         systems=("sp",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.STAGE_MAPS}),
         zero_at_equality=True,
+        ignores_channels=True,
         differences="Scaled to be 1 between independent maps.",
     ),
 )

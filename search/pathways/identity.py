@@ -14,7 +14,7 @@ from search.registry import Kind, register
     Kind.TRANSFORM,
     "identity",
     source="Zagoruyko, Komodakis 2017, arXiv 1612.03928",
-    card=Card(needs=frozenset({Need.STAGE_MAPS})),
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), keeps_channels=True),
 )
 class Identity(nn.Module):
     """Resizes the map only; both stages need equally many channels, unless the distance ignores channels."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options, number
-from search.pathway_rules import enumerate_pathways, fits
+from search.pathway_rules import MapFacts, enumerate_pathways, fits
 from search.planning.method_choices import (
     FEATURE_LOSSES,
     LOGIT_LOSSES,
@@ -74,12 +74,16 @@ def pathways_of(choices: Choices, preflight: PreflightResult) -> list[AnyPathway
     Feature losses follow: which of them fit, preflight has seen.
     """
     return pathways_between(
-        choices, preflight.teacher_stages, preflight.student_stages, input_size=preflight.input_size
+        choices,
+        preflight.teacher_stages,
+        preflight.student_stages,
+        MapFacts.of(preflight.cards),
+        input_size=preflight.input_size,
     )
 
 
 def pathways_between(
-    choices: Choices, teacher: list[Stage], student: list[Stage], *, input_size: int
+    choices: Choices, teacher: list[Stage], student: list[Stage], facts: MapFacts, *, input_size: int
 ) -> list[AnyPathway]:
     """The pathways that a choice means between these stages, for images of `input_size`."""
     joined = enumerate_pathways(
@@ -88,6 +92,7 @@ def pathways_between(
         _names(choices["distances"]),
         teacher,
         student,
+        facts,
         input_size=input_size,
     )
     return [*joined, *feature_losses_of(choices)]
@@ -135,36 +140,9 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
         transform=space.transforms[0][0],
         distance=space.distances[0][0],
     )
-    reason = fits(pathway, teacher[-1], student[-1], input_size=preflight.input_size)
+    facts = MapFacts.of(preflight.cards)
+    reason = fits(pathway, teacher[-1], student[-1], facts, input_size=preflight.input_size)
     return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
-
-
-def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> Choices:
-    """These choices, or where they distil nothing (no pathway fits, no logit loss) the nearest that do.
-
-    They get the space's first set of logit losses that is not empty; in a space without one the first set of
-    feature losses; without either the first connections, transforms and distances that join these models. The
-    space must have choices that distil.
-    """
-    if choices[LOGIT_LOSSES] or pathways_of(choices, preflight):
-        return choices
-    space = spec.search.space
-    for losses in filter(None, space.logit_losses):
-        return {**choices, LOGIT_LOSSES: as_losses(losses)}
-    for losses in filter(None, space.feature_losses):
-        return {**choices, FEATURE_LOSSES: as_losses(losses)}
-    others: Iterator[Choices] = (
-        {
-            **choices,
-            "connections": as_choice(connections),
-            "transforms": list(transforms),
-            "distances": list(distances),
-        }
-        for connections, transforms, distances in product(
-            space.connections, space.transforms, space.distances
-        )
-    )
-    return next(other for other in others if pathways_of(other, preflight))
 
 
 def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[AnyPathway]) -> Process:

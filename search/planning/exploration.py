@@ -13,7 +13,6 @@ from search.planning.arms import (
     dimensions_of,
     replay_run,
     search_run,
-    that_distil,
     warm_started,
 )
 from search.planning.candidates import Candidate
@@ -28,6 +27,7 @@ from search.planning.findings import (
 from search.planning.given import FOUND_IN
 from search.planning.history import accuracy, best, completed, free_index
 from search.planning.moment import Moment, fill, is_needed, start_or_wait, without_success
+from search.planning.nearest import nearest_that_work
 from search.records import (
     Action,
     Proposal,
@@ -127,7 +127,8 @@ def _search_trial(moment: Moment) -> Proposal | None:
 
 
 def _choices(moment: Moment, searched: Sequence[TrialRecord], index: int) -> Choices:
-    """The first trial is the sensible one, the others are the strategy's; none of them distils nothing."""
+    """The first trial is the sensible one, the others are the strategy's; all distil, with methods that go
+    together."""
     spec, dimensions = moment.spec, dimensions_of(moment.spec)
     if index == 0:
         choices = starting_choices(dimensions)
@@ -135,7 +136,9 @@ def _choices(moment: Moment, searched: Sequence[TrialRecord], index: int) -> Cho
         strategy: Strategy = get(Kind.STRATEGY, spec.search.strategy).factory
         observations = [_observation(trial) for trial in searched]
         choices = strategy(dimensions, observations, index=index, seed=spec.search.seed)
-    return that_distil(spec, choices, moment.history.preflight())
+    found = nearest_that_work(spec, choices, moment.history.preflight())
+    assert found is not None, "the plan refuses a space without choices that work"
+    return found
 
 
 def _observation(trial: TrialRecord) -> Observation:

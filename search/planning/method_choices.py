@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
@@ -32,9 +32,17 @@ def setting_dimensions(space: Space) -> list[Dimension]:
     ]
 
 
-def as_losses(uses: list[str | MethodUse]) -> list[JsonValue]:
+def as_losses(uses: Sequence[str | MethodUse]) -> list[JsonValue]:
     """A choice of losses as a value of a choice; or rules, as the values of one."""
     return [use if isinstance(use, str) else use.model_dump(mode="json") for use in uses]
+
+
+def uses_of(choices: Choices, field: str) -> list[str | MethodUse]:
+    """The methods that these choices name there, as the spec does; none where they do not speak of it."""
+    named = choices.get(field, [])
+    if not isinstance(named, list):
+        raise TypeError(f"expected a list, found {named!r}")
+    return [each if isinstance(each, str) else MethodUse.model_validate(each) for each in named]
 
 
 def logit_losses_of(choices: Choices) -> list[LogitLoss]:

@@ -16,7 +16,11 @@ Connections = Rule | Annotated[list[StagePair], Field(min_length=1, max_length=2
 
 
 class Space(SpecModel):
-    """The discrete choices and ranges that the strategy searches; each trial takes one of each."""
+    """The discrete choices and ranges that the strategy searches; each trial takes one of each.
+
+    Choices whose methods cannot be used together, or not in such a job, are passed over, so long as there are
+    others.
+    """
 
     connections: Annotated[list[Connections], Field(min_length=1)] = Field(
         default=["same_depth", "last"],

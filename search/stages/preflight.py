@@ -14,6 +14,7 @@ from search.data import ImageSet
 from search.dimensions import Choices, starting_choices
 from search.distill import Distillation, Material, Report
 from search.models import TappedModel
+from search.pathway_rules import MapFacts
 from search.planning.arms import (
     as_choice,
     dimensions_of,
@@ -23,8 +24,9 @@ from search.planning.arms import (
     starting_process,
 )
 from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_losses
-from search.preflight import grouped, run_preflight, seconds_per_step
-from search.recipe import Process, constant
+from search.planning.nearest import refusal_of
+from search.preflight import cards_for, grouped, run_preflight, seconds_per_step
+from search.recipe import AnyPathway, Process, constant
 from search.records import Learning, RunParameters
 from search.stages.kept_outputs import kept_outputs, teacher_pass
 from search.stages.material import build, dataset_of, teacher_of, training_images
@@ -44,6 +46,7 @@ class PreflightRun:
         started = time.perf_counter()
         self.setting = setting
         self.dataset = dataset_of(setting)
+        self.cards = cards_for(setting.spec)
         self.is_teacher_ready = setting.places.teacher_file is not None
         self.teacher = self._teacher()
         self.student = self._student()
@@ -173,10 +176,7 @@ class PreflightRun:
     def _processes(self) -> list[Process]:
         """For every set of transforms the process with the most pathways; plain KD where nothing fits."""
         spec, space = self.setting.spec, self.setting.spec.search.space
-        stages = self.teacher.stages, self.student.stages
-        start = starting_choices(dimensions_of(spec))
-        start[LOGIT_LOSSES] = as_losses(max(space.logit_losses, key=len))
-        start[FEATURE_LOSSES] = as_losses(max(space.feature_losses, key=len))
+        start = {**starting_choices(dimensions_of(spec)), **self._most_losses()}
         found = []
         for transforms in space.transforms:
             choices: list[Choices] = [
@@ -188,8 +188,28 @@ class PreflightRun:
                 }
                 for name, distances in product(space.connections, space.distances)
             ]
-            pathways = (pathways_between(choice, *stages, input_size=self.dataset.size) for choice in choices)
-            found.append(starting_process(spec, start, max(pathways, key=len)))
+            usable = filter(None, map(self._pathways, choices))
+            found.append(starting_process(spec, start, max(usable, key=len, default=[])))
         found.sort(key=lambda process: len(process.pathways), reverse=True)
         distilling = [process for process in found if process.pathways or process.logit_losses]
         return distilling[:MOST_TIMED] or [plain_kd()]
+
+    def _most_losses(self) -> Choices:
+        """The largest sets of logit losses and of feature losses that can be used together."""
+        spec, space = self.setting.spec, self.setting.spec.search.space
+        pairs: list[Choices] = [
+            {LOGIT_LOSSES: as_losses(logits), FEATURE_LOSSES: as_losses(features)}
+            for logits, features in sorted(
+                product(space.logit_losses, space.feature_losses),
+                key=lambda pair: -sum(map(len, pair)),
+            )
+        ]
+        usable = (pair for pair in pairs if refusal_of(spec, pair, [], self.cards) is None)
+        return next(usable, {LOGIT_LOSSES: [], FEATURE_LOSSES: []})
+
+    def _pathways(self, choices: Choices) -> list[AnyPathway] | None:
+        """Those of these choices; None where their methods cannot be used together."""
+        facts, size = MapFacts.of(self.cards), self.dataset.size
+        found = pathways_between(choices, self.teacher.stages, self.student.stages, facts, input_size=size)
+        is_usable = refusal_of(self.setting.spec, choices, found, self.cards) is None
+        return found if is_usable else None

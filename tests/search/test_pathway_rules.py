@@ -10,11 +10,23 @@ import pytest
 from pydantic import ValidationError
 
 from search import pathway_rules
-from search.pathway_rules import UnknownConnectionsError, absent_stages, enumerate_pathways, fits
+from search.pathway_rules import (
+    MapFacts,
+    UnknownConnectionsError,
+    absent_stages,
+    enumerate_pathways,
+    fits,
+)
 from search.preflight import require_stages
 from search.problems import SearchProblem
 from search.recipe import Pathway, Stage
 from search.spec import JobSpec, Rule, Space
+
+FACTS = MapFacts(
+    keeps_channels=frozenset({"identity"}),
+    ignores_channels=frozenset({"attention", "gram"}),
+    compares_places=frozenset({"attention"}),
+)
 
 
 def stages(*channels: int, first_reduction: float = 2.0) -> list[Stage]:
@@ -30,7 +42,7 @@ def pairs(
 ) -> list[tuple[int, int]]:
     return [
         (pathway.teacher_stage, pathway.student_stage)
-        for pathway in enumerate_pathways(connections, ["projection"], ["mse"], teacher, student)
+        for pathway in enumerate_pathways(connections, ["projection"], ["mse"], teacher, student, FACTS)
     ]
 
 
@@ -70,7 +82,7 @@ class TestConnections:
 
     def test_an_unknown_rule_is_refused_by_name(self) -> None:
         with pytest.raises(UnknownConnectionsError, match=r"'nearest'.*same_depth"):
-            enumerate_pathways("nearest", ["projection"], ["mse"], stages(8), stages(8))
+            enumerate_pathways("nearest", ["projection"], ["mse"], stages(8), stages(8), FACTS)
 
 
 class TestListedPairs:
@@ -80,7 +92,7 @@ class TestListedPairs:
 
     def test_every_pair_gets_every_transform_and_distance(self) -> None:
         found = enumerate_pathways(
-            [[1, 0], [0, 1]], ["linear", "projection"], ["mse", "gram"], stages(8, 16), stages(4, 8)
+            [[1, 0], [0, 1]], ["linear", "projection"], ["mse", "gram"], stages(8, 16), stages(4, 8), FACTS
         )
         assert len(found) == 8
         assert len({pathway.name for pathway in found}) == 8
@@ -127,13 +139,13 @@ class TestListedPairs:
 class TestPathways:
     def test_every_connection_gets_one_pathway_per_transform_and_distance_and_no_name_twice(self) -> None:
         transforms, distances = ["gated", "projection", "gated"], ["mse", "hcl", "mse"]
-        found = enumerate_pathways("all", transforms, distances, stages(8, 16), stages(4, 8))
+        found = enumerate_pathways("all", transforms, distances, stages(8, 16), stages(4, 8), FACTS)
         assert len(found) == 2 * 2 * 2 * 2
         assert len({pathway.name for pathway in found}) == len(found)
 
     def test_identity_leaves_out_stages_of_different_width_unless_the_distance_ignores_channels(self) -> None:
         found = enumerate_pathways(
-            "same_depth", ["identity"], ["mse", "attention"], stages(8, 16), stages(8, 12)
+            "same_depth", ["identity"], ["mse", "attention"], stages(8, 16), stages(8, 12), FACTS
         )
         assert [(p.student_stage, p.distance) for p in found] == [
             (0, "mse"),
@@ -143,7 +155,7 @@ class TestPathways:
 
     def test_the_reason_names_both_widths_and_the_remedy(self) -> None:
         pathway = Pathway(teacher_stage=0, student_stage=0, transform="identity", distance="hcl")
-        reason = fits(pathway, stages(8)[0], stages(4)[0])
+        reason = fits(pathway, stages(8)[0], stages(4)[0], FACTS)
         assert reason is not None
         assert "4 channels" in reason
         assert "8" in reason
@@ -152,13 +164,13 @@ class TestPathways:
     def test_attention_is_left_out_where_the_teachers_map_has_one_pixel(self) -> None:
         teacher = stages(8, 16, 32, first_reduction=8)
         found = enumerate_pathways(
-            "all", ["projection"], ["mse", "attention"], teacher, teacher, input_size=32
+            "all", ["projection"], ["mse", "attention"], teacher, teacher, FACTS, input_size=32
         )
         assert {p.teacher_stage for p in found if p.distance == "attention"} == {0, 1}
         assert {p.teacher_stage for p in found if p.distance == "mse"} == {0, 1, 2}
         pathway = Pathway(teacher_stage=2, student_stage=0, transform="projection", distance="attention")
-        assert "one pixel" in (fits(pathway, teacher[2], teacher[0], input_size=32) or "")
-        assert fits(pathway, teacher[2], teacher[0], input_size=64) is None
+        assert "one pixel" in (fits(pathway, teacher[2], teacher[0], FACTS, input_size=32) or "")
+        assert fits(pathway, teacher[2], teacher[0], FACTS, input_size=64) is None
 
     def test_a_single_stage_model_works(self) -> None:
         assert pairs("same_or_deeper", stages(8), stages(8)) == [(0, 0)]

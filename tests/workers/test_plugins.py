@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from search.catalogue_checks import check_spec
+from search.recipe import Process
 from search.registry import Kind, UnknownMethodError, get
 from search.spec import JobSpec
 from service.files import ArtifactRoot
@@ -31,9 +32,10 @@ import json, sys
 from search.registry import load_plans
 from search.records import StageName
 from search.spec import JobSpec
-from tests.search.planning.simulated_job import SimulatedJob
+from tests.search.planning.simulated_job import SimulatedJob, preflight_result
 load_plans()
-job = SimulatedJob(JobSpec.model_validate_json(sys.stdin.read()))
+told = json.loads(sys.stdin.read())
+job = SimulatedJob(JobSpec.model_validate(told["spec"]), preflight=preflight_result(cards=told["cards"]))
 job.run_to(StageName.TUNING)
 assert "torch" not in sys.modules
 print(json.dumps([trial.parameters for trial in job.of(StageName.SEARCH, "searched")]))
@@ -67,39 +69,77 @@ def test_it_is_in_the_catalogue_in_the_plan_and_in_the_driver(installed: None) -
     spec = JobSpec.model_validate_json(SPEC)
     with pytest.raises(UnknownMethodError):
         get(Kind.STRATEGY, spec.search.strategy)
-    assert check_spec(spec, read_catalogue()) == []
-    proposed = planned(spec)
+    catalogue = read_catalogue()
+    assert check_spec(spec, catalogue) == []
+    cards = {card["id"]: card for card in catalogue["methods"]}
+    proposed = planned(spec, cards)
     assert len(proposed) == spec.budget.trials
     for parameters in proposed:
-        pathways = parameters["process"]["pathways"]
+        *pathways, same_length = parameters["process"]["pathways"]
+        assert same_length["loss"] == "same_length"
+        assert 0.5 <= same_length["config"]["power"] <= 2.0
         assert {(one["transform"], one["distance"]) for one in pathways} == {("identity", "silhouette")}
         kd, surest = parameters["process"]["logit_losses"]
         assert (kd["name"], surest["name"]) == ("kd", "surest")
         assert 0.6 <= surest["config"]["threshold"] <= 0.95
     names = ("connections", "process_learning_rate_factor")
     assert len({tuple(parameters["choices"][name] for name in names) for parameters in proposed}) > 2
-    assert reason_of_the_driver(spec) == "budget_too_small"
+    assert reason_of_the_driver(spec, cards) == "budget_too_small"
 
 
-def planned(spec: JobSpec) -> list[dict[str, Any]]:
+def test_a_real_job_trains_with_its_feature_loss(installed: None, tmp_path: Path) -> None:
+    """A search on digits, in a process of its own: preflight, a trial that learns the weight, replays."""
+    listed = json.loads(run_search("search", "methods", "--kind", "feature_loss", "--json"))
+    (card,) = (method for method in listed if method["name"] == "same_length")
+    assert card["config"]["properties"]["power"]["search"] == {"low": 0.5, "high": 2.0, "log": True}
+    losses = [[{"name": "same_length", "config": {"power": 1.5}}]]
+    space = {"connections": ["none"], "feature_losses": losses}
+    spec = {
+        "teachers": [{"model": "test_resnet", "training": {"epochs": 2}}],
+        "student": {"model": "resnet8_w8"},
+        "budget": {"trials": 1, "epochs_per_trial": 2},
+        "search": {"space": space},
+    }
+    printed = run_search("tests.workers.local_job_program", str(tmp_path / "job"), json.dumps(spec))
+    records = {record["key"]: record for record in json.loads(printed)}
+    assert {record["state"] for record in records.values()} == {"completed"}
+    assert "feature_loss/same_length" in records["preflight-preflight-0-0"]["result"]["cards"]
+    process = Process.model_validate(records["search-searched-0-0"]["result"]["process"])
+    (loss,) = process.pathways
+    assert loss.name == "same_length(power=1.5)"
+    assert loss.scale is not None
+    assert loss.scale > 0
+    first, *_, last = (point.pathway_weights[0] for point in process.points)
+    assert first != last
+
+
+def run_search(*arguments: str) -> str:
+    """`python -m` with these; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def planned(spec: JobSpec, cards: dict[str, Any]) -> list[dict[str, Any]]:
     """Parameters of the search trials that a process of its own plans."""
     command = [sys.executable, "-c", PLAN]
-    done = subprocess.run(
-        command, input=spec.model_dump_json(), capture_output=True, text=True, check=False, timeout=60
-    )
+    told = json.dumps({"spec": spec.model_dump(mode="json"), "cards": cards})
+    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     parameters: list[dict[str, Any]] = json.loads(done.stdout)
     return parameters
 
 
-def reason_of_the_driver(spec: JobSpec) -> str | None:
+def reason_of_the_driver(spec: JobSpec, cards: dict[str, Any]) -> str | None:
     """Why a real driver refuses a job whose only fault is its budget: it has looked at the methods before."""
     settings = Settings()
     settings.home.mkdir()
     migrate(settings.database_url)
     store = open_store(settings.database_url)
     small = spec.model_copy(update={"budget": spec.budget.model_copy(update={"device_seconds": 1.0})})
-    story = UpToPreflight(store, ArtifactRoot(settings.artifact_root), spec=small)
+    story = UpToPreflight(store, ArtifactRoot(settings.artifact_root), spec=small, cards=cards)
     story.submit()
     story.tell()
     assert story.lease is not None

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.autograd.forward_ad as fwd
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from search.features import FeatureLossModule, ModelOutputs, Pair, Seen
@@ -25,6 +26,8 @@ from tests.search.features.seen import (
 
 OWN_RATE = {"atsc": 1e-4}
 """Of a loss's own parameters, where a step of 0.05 for each would be far: a whole teacher is anchored."""
+OF_A_BATCH = {"masked_generative", "nst", "ofd", "uskd"}
+"""Losses that draw at random, or take a size or a mean from the batch: no comparison of its images."""
 
 
 @pytest.fixture(params=methods(Kind.FEATURE_LOSS), ids=lambda method: method.name)
@@ -222,3 +225,28 @@ def test_every_setting_at_both_ends_of_its_range_gives_another_loss(method: Meth
             found = value(loss, seen(pair(), loss))
             assert torch.isfinite(found)
             assert found != before
+
+
+def options(method: Method) -> list[dict[str, JsonValue]]:
+    """The defaults, and every value of the settings that are one of a few."""
+    properties = method.card.config.model_json_schema().get("properties", {})
+    return [{}, *({name: value} for name, how in properties.items() for value in how.get("enum", ()))]
+
+
+def test_its_card_says_whether_it_teaches_the_students_logits(method: Method) -> None:
+    """With any of its settings: by this it is kept from methods that put another head there."""
+    taught = False
+    for config in options(method):
+        loss = built(method.name, pair(), config)
+        batch = seen(pair(), loss, learning=True)
+        taught |= bool((gradients(loss, batch)[0] != 0).any())
+    assert taught == method.card.teaches_logits
+
+
+def test_images_are_compared_with_each_other_where_its_card_asks_for_several(method: Method) -> None:
+    """Else the loss of a batch is the mean of its halves', and a batch may be as small as it likes."""
+    loss = built(method.name, pair())
+    whole = value(loss, seen(pair(), loss))
+    halves = [value(loss, seen(pair(), loss, rows=rows)) for rows in (slice(4), slice(4, 8))]
+    is_mean = torch.allclose(whole, torch.stack(halves).mean(), rtol=1e-6, atol=1e-9)
+    assert is_mean == (method.card.least_batch == 1 and method.name not in OF_A_BATCH)

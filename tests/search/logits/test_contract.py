@@ -145,3 +145,21 @@ def test_every_setting_at_both_ends_of_its_range_gives_another_loss(method: Meth
             found = loss_of(method.name, logits_of(0), logits_of(1), **{setting: searched[end]})
             assert torch.isfinite(found)
             assert found != before
+
+
+def test_images_are_compared_with_each_other_where_its_card_asks_for_several(method: Method) -> None:
+    """Else the loss of a batch is the mean of its halves', and a batch may be as small as it likes."""
+    loss = build_logit_loss(method.name)
+
+    def value(rows: slice) -> torch.Tensor:
+        found: torch.Tensor = loss(
+            logits_of(0)[rows],
+            logits_of(1)[rows],
+            teacher_temperature=TWO,
+            student_temperature=TWO,
+            targets=targets()[rows],
+        )
+        return found
+
+    halves = torch.stack([value(slice(8)), value(slice(8, 16))]).mean()
+    assert torch.allclose(value(slice(16)), halves, rtol=1e-9) == (method.card.least_batch == 1)

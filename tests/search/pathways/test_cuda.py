@@ -7,10 +7,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from search.pathway_rules import ignores_channels, keeps_channels
 from search.pathways import PathwayLoss, build_pathway
 from search.recipe import Pathway
-from search.registry import Kind, methods
+from search.registry import Kind, get, methods
 from tests.search.pathways.maps import normal, stage
 
 pytestmark = [
@@ -23,7 +22,8 @@ pytestmark = [
 @pytest.mark.parametrize("distance", [method.name for method in methods(Kind.DISTANCE)])
 @pytest.mark.parametrize("side", [4, 8, 12])
 def test_a_gpu_gives_what_the_cpu_gives(transform: str, distance: str, side: int) -> None:
-    is_bridged = not keeps_channels(transform) or ignores_channels(distance)
+    keeps = get(Kind.TRANSFORM, transform).card.keeps_channels
+    is_bridged = not keeps or get(Kind.DISTANCE, distance).card.ignores_channels
     width = 12 if is_bridged else 8
     pathway = Pathway(teacher_stage=0, student_stage=0, transform=transform, distance=distance)
     loss = build_pathway(pathway, student=stage(8), teacher=stage(width), seed=0).double()

@@ -9,7 +9,6 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from search.pathway_rules import compares_places, ignores_channels
 from search.pathways.attention import attention_transfer
 from search.pathways.cosine import cosine_distance
 from search.pathways.gram import similarity_preserving
@@ -32,7 +31,7 @@ def distance(name: str, student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 def is_blind(name: str, shape: tuple[int, ...]) -> bool:
     """Whether the distance says nothing of maps of this shape."""
-    return compares_places(name) and shape[-1] * shape[-2] == 1
+    return get(Kind.DISTANCE, name).card.compares_places and shape[-1] * shape[-2] == 1
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -52,7 +51,7 @@ class TestEveryDistance:
         assert np.mean(found) == pytest.approx(1.0, abs=4 * error + (0.09 if shape[-1] == 2 else 0.02))
 
     def test_where_channels_disagree_it_is_as_declared(self, name: str) -> None:
-        if not ignores_channels(name):
+        if not get(Kind.DISTANCE, name).card.ignores_channels:
             with pytest.raises(RuntimeError, match="size"):
                 distance(name, normal(2, 8, 6, 6, seed=0), normal(2, 24, 6, 6, seed=1))
             return
@@ -97,6 +96,13 @@ class TestEveryDistance:
         assert abs(float(distance(name, teacher, teacher.clone()))) < 1e-12
         found = float(distance(name, teacher + normal(*teacher.shape, seed=0), teacher))
         assert found == 0 if is_blind(name, teacher.shape) else found > 1e-4
+
+    def test_images_are_compared_with_each_other_where_its_card_asks_for_several(self, name: str) -> None:
+        """Else the distance of a batch is the mean of its halves'."""
+        student, teacher = normal(8, 6, 4, 4, seed=0), normal(8, 6, 4, 4, seed=1)
+        halves = [distance(name, student[rows], teacher[rows]) for rows in (slice(4), slice(4, 8))]
+        is_mean = torch.allclose(distance(name, student, teacher), torch.stack(halves).mean(), rtol=1e-9)
+        assert is_mean == (get(Kind.DISTANCE, name).card.least_batch == 1)
 
     @pytest.mark.parametrize("fill", [0.0, 1.0, 1e-20, 1e-6, 1e4])
     @pytest.mark.parametrize("batch", [1, 3])

@@ -9,7 +9,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from search.pathway_rules import fits, ignores_channels, keeps_channels
+from search.pathway_rules import MapFacts, fits
 from search.pathways import PathwayLoss, build_pathway, build_pathways
 from search.recipe import Pathway
 from search.registry import Kind, methods
@@ -17,6 +17,7 @@ from tests.search.pathways.maps import Case, case_of, normal, stage
 
 TRANSFORMS = [method.name for method in methods(Kind.TRANSFORM)]
 STEP = 1e-8
+FACTS = MapFacts.of({card["id"]: card for card in (method.described() for method in methods())})
 DISTANCES = [method.name for method in methods(Kind.DISTANCE)]
 
 
@@ -28,7 +29,7 @@ class TestEveryPathway:
     def case(self, name: str, transform: str, distance: str) -> Case:
         """Where the transform cannot bridge a difference in width, the student's channels are repeated."""
         case = case_of(name)
-        if not keeps_channels(transform) or ignores_channels(distance):
+        if transform not in FACTS.keeps_channels or distance in FACTS.ignores_channels:
             return case
         width = case.teacher.channels
         channels = torch.arange(width) % case.student.channels
@@ -43,7 +44,7 @@ class TestEveryPathway:
             transform=transform,
             distance=distance,
         )
-        assert fits(pathway, case.teacher, case.student) is None
+        assert fits(pathway, case.teacher, case.student, FACTS) is None
         return build_pathway(pathway, student=case.student, teacher=case.teacher, seed=1).double()
 
     def test_its_forward_mode_derivative_is_the_gradient_along_the_tangent(

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from search.pathway_rules import keeps_channels
 from search.pathways.convolutions import nearest
 from search.pathways.cross_attention import HEADS, MAX_SIDE
 from search.pathways.resizing import resize
@@ -30,7 +29,7 @@ class TestEveryTransform:
     def test_it_gives_the_teachers_shape(self, name: str, case: Case) -> None:
         module = transform_of(name, student=case.student, teacher=case.teacher)
         found = module(case.student_map, case.teacher_shape)
-        channels = case.student.channels if keeps_channels(name) else case.teacher.channels
+        channels = (case.student if get(Kind.TRANSFORM, name).card.keeps_channels else case.teacher).channels
         assert found.shape == (6, channels, *case.teacher_shape[1:])
         assert torch.isfinite(found).all()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from search.checkpoint import from_bytes, to_bytes
 from search.distill import Distillation, Material
 from search.models import TappedModel, build_model
-from search.pathway_rules import enumerate_pathways
+from search.pathway_rules import MapFacts, enumerate_pathways
 from search.recipe import LogitLoss, Point, Process
 from search.records import Learning, RunParameters
 from search.spec import Training
@@ -63,7 +63,8 @@ def make_run(
 
 
 def searching(teacher: TappedModel, student: TappedModel) -> Process:
-    pathways = enumerate_pathways("same_depth", ["gated"], ["mse"], teacher.stages, student.stages)
+    facts = MapFacts()
+    pathways = enumerate_pathways("same_depth", ["gated"], ["mse"], teacher.stages, student.stages, facts)
     return Process(
         logit_losses=[LogitLoss()],
         pathways=pathways,

@@ -1,0 +1,119 @@
+"""Which choices of a job's space can be used, by the cards of the methods that they name. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, product
+
+from pydantic import JsonValue
+
+from search.combinations import CardJson, JobFacts, Refusal, teaches_logits, why_not_together
+from search.method_card import NAMES
+from search.registry import Kind
+from search.spec import MethodUse, Space, name_of
+from search.spec_faults import SpecFault
+
+Cards = Mapping[str, CardJson]
+"""By "kind/name"."""
+Uses = Sequence[str | MethodUse]
+
+SETS: tuple[tuple[str, Kind], ...] = (
+    ("logit_losses", Kind.LOGIT_LOSS),
+    ("feature_losses", Kind.FEATURE_LOSS),
+    ("transforms", Kind.TRANSFORM),
+    ("distances", Kind.DISTANCE),
+)
+"""The fields of a space whose choices are sets of methods, and the methods' kind."""
+
+DEEPEST = 8
+"""Of methods inside methods."""
+
+
+def sets_of(space: Space, field: str) -> Sequence[Uses]:
+    """The choices of one of `SETS`."""
+    found: Sequence[Uses] = getattr(space, field)
+    return found
+
+
+def cards_of(uses: Uses, kind: Kind, cards: Cards) -> list[CardJson]:
+    """The cards of these methods, and of those that their settings name; without those that have no card."""
+    return [cards[key] for key in named_in(uses, kind, cards) if key in cards]
+
+
+def named_in(uses: Uses, kind: Kind, cards: Cards) -> list[str]:
+    """As "kind/name" these methods, and those that by their cards their settings name."""
+    keys = (_keys(name_of(use), _config(use), kind.value, cards) for use in uses)
+    return [*chain.from_iterable(keys)]
+
+
+def why_no_choice(space: Space, cards: Cards, facts: JobFacts) -> SpecFault | None:
+    """Why not one choice of the space can be used in such a job; None where there is one."""
+    remaining: list[list[list[CardJson]]] = []
+    for field, sets in _sets_of_cards(space, cards).items():
+        refusals = [why_not_together(each, facts) for each in sets]
+        if all(refusals):
+            return _fault(f"search.space.{field}", refusals)
+        allowed = [each for each, refusal in zip(sets, refusals, strict=True) if refusal is None]
+        remaining.append(_unlike(allowed))
+    whole = [why_not_together([*chain(*choice)], facts) for choice in product(*remaining)]
+    return _fault("search.space", whole) if all(whole) else None
+
+
+def passed_over(space: Space, cards: Cards, facts: JobFacts) -> Iterator[str]:
+    """In words, the sets of methods that no trial can use, each by its field."""
+    for field, kind in SETS:
+        for index, uses in enumerate(sets_of(space, field)):
+            refusal = why_not_together(cards_of(uses, kind, cards), facts)
+            if refusal is not None:
+                yield f"search.space.{field}.{index} is passed over: {refusal.reason}"
+
+
+def _sets_of_cards(space: Space, cards: Cards) -> dict[str, list[list[CardJson]]]:
+    """Of every field the cards of its sets; no transform and no distance where nothing is connected."""
+    found = {field: [cards_of(uses, kind, cards) for uses in sets_of(space, field)] for field, kind in SETS}
+    if "none" in space.connections:
+        is_only = all(each == "none" for each in space.connections)
+        for field in ("transforms", "distances"):
+            found[field] = [[]] if is_only else [[], *found[field]]
+    return found
+
+
+def _unlike(sets: Iterable[list[CardJson]]) -> list[list[CardJson]]:
+    """Of sets that each can be used, one of those that are alike in what they take from others."""
+    by_claims: dict[frozenset[str], list[CardJson]] = {}
+    for each in sets:
+        claims = set(chain.from_iterable(card.get("owns", ()) for card in each))
+        claims |= {"a loss on logits" for card in each if teaches_logits(card)}
+        by_claims.setdefault(frozenset(claims), each)
+    return [*by_claims.values()]
+
+
+def _fault(field: str, refusals: Sequence[Refusal | None]) -> SpecFault:
+    first = next(filter(None, refusals))
+    return SpecFault(field, first.reason, first.remedy)
+
+
+def _keys(name: str, config: Mapping[str, JsonValue], kind: str, cards: Cards, depth: int = 0) -> list[str]:
+    """Its card's key, and those of the methods that its settings name, by default or as `config` says.
+
+    What `x_config` says are the settings of the method that `x` names.
+    """
+    key = f"{kind}/{name}"
+    found = [key]
+    settings = cards.get(key, {}).get("config", {}).get("properties", {}) if depth < DEEPEST else {}
+    for setting, schema in settings.items():
+        if NAMES not in schema:
+            continue
+        inner = config.get(f"{setting}_config")
+        for other in _listed(config.get(setting, schema.get("default"))):
+            of_other = inner if isinstance(inner, dict) else {}
+            found += _keys(str(other), of_other, schema[NAMES], cards, depth + 1)
+    return found
+
+
+def _config(use: str | MethodUse) -> Mapping[str, JsonValue]:
+    return {} if isinstance(use, str) else use.config
+
+
+def _listed(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,31 @@
+"""A job of a spec, without any service, up to the tuning of KD: `python -m` with a directory and the spec.
+
+Prints its records; a process of its own knows the plug-ins that are installed for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from search.commands.local_job import LocalJob
+from search.records import StageName
+from search.registry import load_everything
+from search.spec import JobSpec
+
+
+def main(directory: Path, spec: JobSpec) -> None:
+    """Run it, and print the records."""
+    load_everything()
+    job = LocalJob(spec, directory)
+    job.run(until=StageName.TUNING)
+    told = [
+        {"key": str(record.key), "state": record.state.value, "result": record.result}
+        for record in job.records
+    ]
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), JobSpec.model_validate_json(sys.argv[2]))
