@@ -29,7 +29,7 @@ class Need(StrEnum):
     LABELS = "labels"
     INDICES = "indices"
     VIEWS = "views"
-    SECOND_TEACHER = "second_teacher"
+    SECOND_TEACHER = "second_teacher"  # one that the job names beside the first
     UNLABELLED = "unlabelled"
     TEACHER_TAIL = "teacher_tail"
     TRAINABLE_TEACHER = "trainable_teacher"

@@ -43,12 +43,16 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 @register(Kind.AUGMENTATION, "rand_augment", source="Cubuk et al. 2019, arXiv 1909.13719")
 def rand_augment(images: Tensor, words: Tensor) -> Tensor:
     """`crop_flip`, then two of fourteen operations on shape and colour, drawn for each image."""
-    changed = as_unit(crop_flip(images, words))
+    return as_bytes(two_operations(as_unit(crop_flip(images, words)), words))
+
+
+def two_operations(images: Tensor, words: Tensor) -> Tensor:
+    """Those of `rand_augment` alone: of images float (B, C, H, W) in [0, 1], as `as_unit` makes them."""
     for round_number in range(ROUNDS):
         chosen = integers(words, draw=3 + 2 * round_number, high=len(OPERATIONS))
-        signs = 2.0 * integers(words, draw=4 + 2 * round_number, high=2).to(changed) - 1.0
-        changed = _applied(changed, chosen, signs)
-    return as_bytes(changed)
+        signs = 2.0 * integers(words, draw=4 + 2 * round_number, high=2).to(images) - 1.0
+        images = _applied(images, chosen, signs)
+    return images
 
 
 def _applied(images: Tensor, chosen: Tensor, signs: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from search import registry
 from search.features.contract import (
+    AskTeacher,
     Before,
     Extra,
     FeatureLossModule,
@@ -65,6 +66,7 @@ def _mixed(name: str, seed: int) -> int:
 
 
 __all__ = [
+    "AskTeacher",
     "Before",
     "Extra",
     "FeatureLossModule",

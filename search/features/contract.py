@@ -98,16 +98,28 @@ class ModelOutputs:
         return self.maps[EMBEDDING].flatten(1)
 
 
+class AskTeacher(Protocol):
+    """What the teacher says of images that are not the batch's own, or with other weights."""
+
+    def __call__(
+        self, images: Tensor, taps: Sequence[int], /, *, parameters: Mapping[str, Tensor] | None = None
+    ) -> ModelOutputs:
+        """Of images (N, C, H, W) in [0, 1], with the maps of these taps; without a gradient.
+
+        `parameters` by the names of `Pair.teacher.model` stand in the place of its own.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Before:
-    """What is at hand of a batch before the student's pass over it."""
+    """What is at hand of a batch, or of a part of it, before the student's pass over it."""
 
     images: Tensor  # (B, C, H, W), in [0, 1], augmented
     teacher: ModelOutputs  # of these images, as far as the loss asks for it
     targets: Tensor  # (B,)
     indices: Tensor  # (B,)
-    ask_teacher: Callable[[Tensor, Sequence[int]], ModelOutputs]
-    """Of other images (N, C, H, W) in [0, 1], with the maps of these taps; without a gradient."""
+    ask_teacher: AskTeacher
     ask_student: Callable[[Tensor], Tensor]
     """Its logits of images as it is before the step; its buffers stay as they are. Differentiable in the
     images."""
@@ -124,6 +136,15 @@ class Extra:
         """That of these images."""
         views = None if self.views is None else self.views[rows]
         return Extra(views, {name: value[rows] for name, value in self.tensors.items()})
+
+    @staticmethod
+    def joined(parts: Sequence[Extra]) -> Extra:
+        """That of all images, from those of its parts in order."""
+        if len(parts) == 1:
+            return parts[0]
+        views = [part.views for part in parts if part.views is not None]
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        return Extra(torch.cat(views) if views else None, tensors)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search.features.contract import FeatureLossModule, Lessons, Pair, Seen
+from search.features.frozen import frozen
 from search.logits.divergences import divergence, log_softened
 from search.method_card import Card, MethodConfig, Need
 from search.models.embedding import EMBEDDING
@@ -103,15 +104,6 @@ def heads(embedding: int, classes: int) -> nn.ModuleDict:
 
     encoders = {f"encoder_{width}": encoder(embedding, width) for width in TEMPERATURES}
     return nn.ModuleDict({**encoders, **{f"decoder_{width}": decoder(width) for width in TEMPERATURES}})
-
-
-def frozen(module: nn.ModuleDict) -> nn.ModuleDict:
-    """The same module, with buffers in its parameters' places."""
-    for part in module.modules():
-        for name, value in [*part.named_parameters(recurse=False)]:
-            delattr(part, name)
-            part.register_buffer(name, value.detach())
-    return module
 
 
 def encoded(parts: nn.ModuleDict, width: int, embedding: Tensor) -> Tensor:

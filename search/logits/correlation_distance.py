@@ -36,14 +36,13 @@ class CorrelationConfig(MethodConfig):
     "correlation_distance",
     source="R2KD 2024, arXiv 2311.13934",
     card=Card(
-        systems=("r2kd",),
         evidence=Evidence.OUR_READING,
         needs=frozenset({Need.TEACHER_LOGITS}),
         temperatures=("teacher", "student"),
         zero_at_equality=True,
         config=CorrelationConfig,
-        differences="Weights, temperature and the softness of ranks were not read: they are ours. The pruned "
-        "teacher is a second teacher, on which the same loss is used.",
+        differences="Weights, temperature and the softness of ranks were not read: they are ours. R2KD's "
+        "pruned teacher is left out; the feature loss `r2kd` has it.",
     ),
 )
 class CorrelationDistance(nn.Module):
@@ -69,15 +68,23 @@ class CorrelationDistance(nn.Module):
     ) -> Tensor:
         """The loss, 0-dim."""
         teacher_logits = teacher_logits.detach()
-        probabilities = (
+        by_value = value_distance(
             log_softened(student_logits, student_temperature).exp(),
             log_softened(teacher_logits, teacher_temperature).exp(),
         )
-        by_value = (1 - correlation(*probabilities)).mean()
-        ranks = (soft_ranks(logits, self.config.rank_softness) for logits in (student_logits, teacher_logits))
-        by_rank = (1 - correlation(*ranks)).mean()
+        by_rank = rank_distance(student_logits, teacher_logits, self.config.rank_softness)
         factor = detached_factor(teacher_temperature, student_temperature)
         return self.config.value_weight * factor * by_value + self.config.rank_weight * by_rank
+
+
+def value_distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 - Pearson's correlation of probabilities (B, K), the mean over images; 0-dim, in [0, 2]."""
+    return (1 - correlation(one, other)).mean()
+
+
+def rank_distance(one: Tensor, other: Tensor, softness: float) -> Tensor:
+    """1 - Pearson's correlation of soft ranks of logits (B, K), the mean over images; 0-dim, in [0, 2]."""
+    return (1 - correlation(soft_ranks(one, softness), soft_ranks(other, softness))).mean()
 
 
 def soft_ranks(logits: Tensor, softness: float) -> Tensor:

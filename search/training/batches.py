@@ -142,10 +142,13 @@ class Batches:
         """What the teacher says of images in the first view."""
         return self._teach(images, indices, 0, teaching)
 
-    def asked(self, images: Tensor, teaching: Teaching) -> tuple[Tensor, dict[int, Tensor]]:
-        """What the teacher says of any images (N, C, H, W) in [0, 1]."""
+    def asked(
+        self, images: Tensor, teaching: Teaching, *, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """What the teacher says of any images (N, C, H, W) in [0, 1]; with these parameters, by name, in the
+        place of its own."""
         assert self.teacher is not None
-        return self._asked(self.teacher, images, teaching)
+        return self._asked(self.teacher, images, teaching, parameters)
 
     def meta_at(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
         """A seeded sample of the meta split, augmented like the training images, and its labels."""
@@ -202,7 +205,11 @@ class Batches:
         return self._asked(self.teacher, images, teaching)
 
     def _asked(
-        self, teacher: TappedModel, images: Tensor, teaching: Teaching
+        self,
+        teacher: TappedModel,
+        images: Tensor,
+        teaching: Teaching,
+        parameters: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """The teacher's outputs, computed in the parts in which the student sees the images."""
         parts = []
@@ -215,6 +222,7 @@ class Batches:
                         teaching.stages,
                         taps=teaching.taps,
                         precision=self.training.precision,
+                        parameters=parameters,
                     )
                 )
         if len(parts) == 1:

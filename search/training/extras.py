@@ -57,23 +57,29 @@ class Extras:
         return replace(batch, extras={place: self._extra(place, batch, step, parameters) for place in asking})
 
     def _extra(self, place: int, batch: Batch, step: int, parameters: Mapping[str, Tensor] | None) -> Extra:
+        # In the parts in which the student learns, which fit into memory.
+        parts = batch.parts(self._batches.training.accumulate_parts)
+        ask = self._student_asker(parameters)
+        with Seeded(mix(self._seed, 5, step, place), self._batches.device), torch.no_grad():
+            return Extra.joined([self._asking[place].extra(self._before(part, ask)) for part in parts])
+
+    def _before(self, batch: Batch, ask_student: Callable[[Tensor], Tensor]) -> Before:
         assert batch.teacher_logits is not None
         assert batch.indices is not None
-        targets = batch.targets.argmax(dim=1) if batch.targets.dim() > 1 else batch.targets
-        before = Before(
+        return Before(
             batch.images,
             ModelOutputs(batch.teacher_logits, batch.teacher_maps),
-            targets,
+            batch.targets.argmax(dim=1) if batch.targets.dim() > 1 else batch.targets,
             batch.indices,
             ask_teacher=self._ask_teacher,
-            ask_student=self._student_asker(parameters),
+            ask_student=ask_student,
         )
-        with Seeded(mix(self._seed, 5, step, place), self._batches.device), torch.no_grad():
-            return self._asking[place].extra(before)
 
-    def _ask_teacher(self, images: Tensor, taps: Sequence[int]) -> ModelOutputs:
+    def _ask_teacher(
+        self, images: Tensor, taps: Sequence[int], /, *, parameters: Mapping[str, Tensor] | None = None
+    ) -> ModelOutputs:
         teaching = Teaching(taps, logits=True, taps=self._losses.process.taps)
-        return ModelOutputs(*self._batches.asked(images, teaching))
+        return ModelOutputs(*self._batches.asked(images, teaching, parameters=parameters))
 
     def _student_asker(self, parameters: Mapping[str, Tensor] | None) -> Callable[[Tensor], Tensor]:
         def ask(images: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from search.features import (
 from search.models import TappedModel, build_model
 from search.models.embedding import EMBEDDING
 from search.models.part import PART
+from search.training.precision import forward_taps
 
 CLASSES, IMAGES, BATCH, SIZE = 5, 24, 8, 32
 PAIRS = {
@@ -121,8 +122,10 @@ def seen(of: Pair, loss: FeatureLossModule, *, rows: slice = slice(BATCH), learn
 def extra_of(of: Pair, loss: FeatureLossModule, rows: slice, teacher: ModelOutputs) -> Extra:
     """What the loss makes of the images of these rows, with the randomness of one seed."""
 
-    def ask_teacher(given: Tensor, taps: Sequence[int]) -> ModelOutputs:
-        return ModelOutputs(*model(of.teacher.name).forward_taps(given, taps))
+    def ask_teacher(
+        given: Tensor, taps: Sequence[int], /, *, parameters: Mapping[str, Tensor] | None = None
+    ) -> ModelOutputs:
+        return ModelOutputs(*forward_taps(model(of.teacher.name), given, taps, parameters=parameters))
 
     before = Before(
         images()[rows],

@@ -65,6 +65,18 @@ def test_a_part_of_the_students_own_is_differentiated_too(loss: str, lookahead: 
 
 
 @pytest.mark.parametrize("lookahead", [1, 2])
+@pytest.mark.parametrize("loss", ["mlkd", "sskd"])
+def test_further_views_are_differentiated_too(loss: str, lookahead: int) -> None:
+    learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
+    assert_exact("nesterov", "test_resnet", steps=2 + lookahead, whole=[loss], learn=learn)
+
+
+@pytest.mark.parametrize("loss", ["ltd", "r2kd"])
+def test_attacks_and_a_pruned_teachers_answers_are_constants_of_a_step(loss: str) -> None:
+    assert_exact("nesterov", "test_vit", steps=3, whole=[loss])
+
+
+@pytest.mark.parametrize("lookahead", [1, 2])
 def test_a_step_in_parts_is_the_mean_over_them(lookahead: int) -> None:
     learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
     assert_exact("adamw", "test_resnet", steps=2 + lookahead, learn=learn, training={"accumulate_parts": 2})

@@ -228,7 +228,6 @@ class TestUncertaintyWeight:
         assert torch.allclose(certainty(rows), torch.tensor([0.0, 1.0], dtype=torch.float64))
 
 
-@pytest.mark.system("r2kd")
 class TestCorrelationDistance:
     def test_formula(self) -> None:
         def ranks(logits: Array) -> Array:
