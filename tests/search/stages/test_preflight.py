@@ -59,7 +59,12 @@ def test_of_every_set_of_transforms_the_process_with_the_most_losses_is_timed(
 
 
 @pytest.mark.parametrize(
-    "space", [{"connections": ["none"]}, {"transforms": [["identity"]], "distances": [["mse"]]}]
+    "space",
+    [
+        {"connections": ["none"]},
+        {"connections": ["none"], "temperature_rules": ["dts", "learned"]},
+        {"transforms": [["identity"]], "distances": [["mse"]]},
+    ],
 )
 def test_a_space_without_pathways_is_measured_too(tmp_path: Path, space: dict[str, Any]) -> None:
     """With real steps: nothing here may break before the plan says what is wrong with the space."""
