@@ -55,6 +55,7 @@ class LowTemperatureConfig(MethodConfig):
         systems=("ltd",),
         evidence=Evidence.OUR_READING,
         needs=frozenset({Need.TEACHER_LOGITS, Need.VIEWS}),
+        teaches_logits=True,
         differences="The teacher's temperature was not read; 2 is ours. The attack takes 3 steps, not 10, "
         "against the student in training mode. Attacked images pass by themselves: BatchNorm normalises "
         "them apart, and its running statistics are those of plain images. Adversarial weight perturbation "

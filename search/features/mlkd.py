@@ -45,6 +45,7 @@ class LevelsConfig(MethodConfig):
     card=Card(
         systems=("mlkd",),
         needs=frozenset({Need.TEACHER_LOGITS, Need.VIEWS}),
+        teaches_logits=True,
         zero_at_equality=True,
         differences="As meant, not as released. The release multiplies means over the batch by the masks, "
         "which leaves about half of every image and class; takes T = 2 and 6 of the strong view, and its "

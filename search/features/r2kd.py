@@ -53,6 +53,7 @@ class TwoTeachersConfig(MethodConfig):
         systems=("r2kd",),
         evidence=Evidence.OUR_READING,
         needs=frozenset({Need.TEACHER_LOGITS}),
+        teaches_logits=True,
         differences="Weights, temperature, the softness of ranks and the share pruned were not read: they "
         "are ours. The second teacher is the first without the smallest weights of all its linear and "
         "convolutional layers, not trained again, BatchNorm's statistics included; it takes another pass "

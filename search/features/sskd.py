@@ -60,6 +60,7 @@ class SelfSupervisedConfig(MethodConfig):
     card=Card(
         systems=("sskd",),
         needs=frozenset({Need.EMBEDDING, Need.TEACHER_LOGITS, Need.LABELS, Need.VIEWS}),
+        teaches_logits=True,
         trains=True,
         differences="Turns by 90, 180 and 270 degrees only, of the paper's transformations. The teacher's "
         "head learns from one augmented version of each image, of at most 50,000 images. Turned images pass "
