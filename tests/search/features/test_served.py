@@ -20,8 +20,9 @@ from search.features import Seen
 from search.features.atsc import AdaptiveTeaching, anchored
 from search.features.norm import grouped_error
 from search.features.simkd import matching_error
-from search.models import TappedModel, build_model, export_student, weights_sha256
+from search.models import export_student, weights_sha256
 from search.models.embedding import EMBEDDING
+from search.models.exported import load_student
 from search.models.head import LinearHead, linear_head, pools_last_map
 from search.models.part import PART, GroupedExpansion, SharedClassifier
 from search.models.tapped import evaluating
@@ -73,19 +74,6 @@ def logits_of(network: nn.Module, given: Tensor) -> Tensor:
     return found
 
 
-def read_again(file: Path, like: TappedModel) -> TappedModel:
-    return build_model(
-        like.name,
-        classes=10,
-        channels=1,
-        input_size=32,
-        seed=99,
-        data_mean=(0.1,),
-        data_std=(0.9,),
-        weights=file,
-    )
-
-
 @pytest.mark.system("norm")
 class TestManyToOne:
     def test_the_loss_of_the_groups_is_their_number_times_the_mean(self) -> None:
@@ -124,7 +112,7 @@ class TestManyToOne:
         before = logits_of(run.trained, images())
         file = tmp_path / "student.safetensors"
         export_student(run.trained, file, {})
-        plain = read_again(file, run.trained)
+        plain = load_student(file)
         assert plain.part is None
         torch.testing.assert_close(logits_of(plain, images()), before, rtol=1e-5, atol=1e-5)
         without = copy.deepcopy(run.trained)
@@ -204,7 +192,7 @@ class TestSharedClassifier:
         before = logits_of(run.trained, images())
         file = tmp_path / "student.safetensors"
         export_student(run.trained, file, {})
-        again = read_again(file, run.trained)
+        again = load_student(file)
         torch.testing.assert_close(logits_of(again, images()), before, rtol=1e-5, atol=1e-5)
         assert weights_sha256(again) == weights_sha256(run.trained)
 
@@ -227,8 +215,15 @@ class TestSharedClassifier:
         with pytest.raises(
             SearchProblem, match=r"cannot be made again: .*part|give the file as it was"
         ) as caught:
-            read_again(file, run.trained)
+            load_student(file)
         assert caught.value.code == "weights_do_not_fit"
+
+    def test_a_file_that_does_not_say_what_it_holds_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "other.safetensors"
+        safetensors.torch.save_file({"weight": torch.zeros(2)}, file)
+        with pytest.raises(SearchProblem, match="does not say which model it holds") as caught:
+            load_student(file)
+        assert caught.value.code == "weights_unreadable"
 
     def test_two_parts_are_refused(self) -> None:
         both = process("simkd").model_copy(
