@@ -217,6 +217,11 @@ class Recipe(RecipeModel):
     epochs: Annotated[int, Field(gt=0)]
     training: Training
     spec: JobSpec = Field(description="What was asked for, without name, labels and metadata.")
+    served_parameters: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Values of the student as it is served: its own parameters, and with `simkd` and `atsc` "
+        "those of the projector and the teacher's classifier.",
+    )
     evidence: dict[str, JsonValue] = Field(
         description="The job's report: arms, differences, verdict; from `search.find`, its trials and judged "
         "candidates."

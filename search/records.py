@@ -150,6 +150,9 @@ class RunResult(RecipeModel):
     )
     process: Process = Field(description="As replayed, or as learned: with measured scales.")
     student_sha256: str | None = None
+    served_parameters: int | None = Field(
+        default=None, description="Values of the student as it is served, with what a loss gave it for good."
+    )
 
 
 class TeacherResult(RecipeModel):

@@ -143,6 +143,7 @@ class JobReport:
             "mean": mean,
             "standard_deviation": deviation,
             "failed": self._failure(arm),
+            "served_parameters": self._served(arm),
             "training_device_seconds": self._mean_cost(runs),
             "search_device_seconds": self._finding_cost(arm),
         }
@@ -151,6 +152,21 @@ class JobReport:
         return len(runs) == len(self._spec.proof.seeds)
 
     def _detail(self, arm: ArmName) -> str | None:
+        parts = [self._found_in_words(arm), self._served_in_words(arm)]
+        return ", ".join(filter(None, parts)) or None
+
+    def _served_in_words(self, arm: ArmName) -> str | None:
+        """What is served beside the student's own parameters, where anything is."""
+        own, served = self._history.preflight().student_parameters, self._served(arm)
+        if served is None or served == own:
+            return None
+        return f"served with {served:,} parameters instead of {own:,}"
+
+    def _served(self, arm: ArmName) -> int | None:
+        known = ((run.result or {}).get("served_parameters") for run in self._runs(arm))
+        return next((int(count) for count in known if count is not None), None)
+
+    def _found_in_words(self, arm: ArmName) -> str | None:
         if arm is ArmName.SEARCHED:
             return self._searched_in_words()
         if arm in ABLATIONS_IN_TIME and arm not in self._arms:

@@ -48,6 +48,7 @@ class ExportRun:
         device = self.setting.device
         found = evaluate(student.to(device), self.dataset.splits["test"], device=device)
         recipe = write_recipe(self.setting, self.parameters, proof_seeds=self.setting.spec.proof.seeds)
+        recipe = recipe.model_copy(update={"served_parameters": student.served_parameter_count})
         recipe_file = places.trial_directory / "recipe.json"
         recipe_file.write_text(recipe.to_json())
         result = ExportResult(accuracy=found.accuracy, recipe=recipe.model_dump(mode="json"))

@@ -125,6 +125,7 @@ class StudentRun:
             cache_seconds=self._cache_seconds,
             process=self.run.recorded(),
             student_sha256=weights_sha256(self.run.trained),
+            served_parameters=self.run.trained.served_parameter_count,
         )
         files = {}
         if self.is_proof:
