@@ -18,8 +18,9 @@ from torch import Tensor
 from search.data import ImageSet
 from search.features import Pair, pair_of
 from search.hypergradient import Approximation, build_approximation
+from search.label_free import why_labels
 from search.models import TappedModel
-from search.problems import require_finite
+from search.problems import SearchProblem, require_finite
 from search.process import Effective, LearnedProcess, ReplayedProcess
 from search.randomness import Seeded
 from search.recipe import FeatureLoss, Process
@@ -79,6 +80,8 @@ class Distillation:
         self.seed, self.device = seed, torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.is_labelled = material.train.is_labelled
+        self._require_labels()
         self.student = self._placed(material.student).train()
         self.teacher = self._placed(material.teacher).eval() if material.teacher else None
         process, learn = parameters.process, parameters.learn
@@ -89,6 +92,7 @@ class Distillation:
             seed=seed,
             label_smoothing=training.label_smoothing,
             pair=self._pair(),
+            is_labelled=self.is_labelled,
         ).to(self.device)
         self.batches = Batches(
             material.train,
@@ -134,6 +138,16 @@ class Distillation:
         self.step = 0
         self.seconds = 0.0
 
+    def _require_labels(self) -> None:
+        """Raise SearchProblem `labels_needed` where the process needs labels and there are none."""
+        reason = None if self.is_labelled else why_labels(self.parameters.process)
+        if reason is not None:
+            raise SearchProblem(
+                f"{reason}, but the images have no labels here: use a process without, or set data.labels to "
+                "`given`",
+                code="labels_needed",
+            )
+
     def _pair(self) -> Pair | None:
         """As feature losses are told of the models, where there are any."""
         whole = any(isinstance(one, FeatureLoss) for one in self.parameters.process.pathways)
@@ -171,11 +185,14 @@ class Distillation:
             self.average.update(self.student, self.step + 1)
         return lambda: {
             "loss": sum(float(loss) for loss, _ in losses),
-            "cross_entropy": sum(float(cross_entropy) for _, cross_entropy in losses),
+            **self._cross_entropy(losses),
             "learning_rate": rate,
             **self.scaling.figures(),
             **effective.figures(self.parameters.process),
         }
+
+    def _cross_entropy(self, losses: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        return {"cross_entropy": sum(float(each) for _, each in losses)} if self.is_labelled else {}
 
     def _backward(
         self, part: Batch, parts: int, number: int, effective: Effective, active: tuple[int, ...]
