@@ -9,7 +9,9 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch import Tensor, nn
 
+from search.data import UNLABELLED
 from search.features import FeatureLossModule, ModelOutputs, Pair, Seen
+from search.method_card import Need
 from search.registry import Kind, Method, methods
 from tests.search.features.seen import (
     PAIRS,
@@ -18,6 +20,7 @@ from tests.search.features.seen import (
     learned_parts,
     pair,
     seen,
+    targets,
     value,
 )
 
@@ -235,3 +238,18 @@ def test_every_setting_at_both_ends_of_its_range_gives_another_loss(method: Meth
             found = value(loss, seen(pair(), loss))
             assert torch.isfinite(found)
             assert found != before
+
+
+@pytest.mark.parametrize(
+    "method",
+    [one for one in methods(Kind.FEATURE_LOSS) if Need.LABELS not in one.card.needs],
+    ids=lambda method: method.name,
+)
+def test_a_method_that_needs_no_labels_reads_none(method: Method, of: Pair) -> None:
+    """Other labels, in lessons too, leave its loss as it was, to the bit."""
+    values = []
+    for labels in (targets(), torch.full_like(targets(), UNLABELLED)):
+        loss = built(method.name, of, labels=labels)
+        batch = seen(of, loss)
+        values.append(value(loss, replace(batch, targets=labels[: len(batch.targets)])))
+    assert torch.equal(*values)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from search.data import UNLABELLED
 from search.logits import build_logit_loss
+from search.method_card import Need
 from search.registry import Kind, Method, methods
 from tests.search.logits.logits import TWO, logits_of, loss_of, targets
 
@@ -145,3 +147,18 @@ def test_every_setting_at_both_ends_of_its_range_gives_another_loss(method: Meth
             found = loss_of(method.name, logits_of(0), logits_of(1), **{setting: searched[end]})
             assert torch.isfinite(found)
             assert found != before
+
+
+@pytest.mark.parametrize(
+    "method",
+    [one for one in methods(Kind.LOGIT_LOSS) if Need.LABELS not in one.card.needs],
+    ids=lambda method: method.name,
+)
+def test_a_method_that_needs_no_labels_reads_none(method: Method) -> None:
+    values = [
+        build_logit_loss(method.name)(
+            logits_of(0), logits_of(1), teacher_temperature=TWO, student_temperature=TWO, targets=labels
+        )
+        for labels in (targets(), torch.full_like(targets(), UNLABELLED))
+    ]
+    assert torch.equal(*values)
