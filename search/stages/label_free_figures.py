@@ -5,6 +5,8 @@ Only here are the data's own labels read, where it has any, and only once a stud
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from search.stages.material import dataset_of, teacher_of, teacher_said, trainin
 from search.training.meta_losses import require_embedding
 from search.trial import TrialSetting
 
-_of_teachers: dict[tuple[str, str, int | None], EmbeddingFigures] = {}
+_of_teachers: dict[tuple[str, Path | None, str, int | None], EmbeddingFigures] = {}
 
 
 def without_labels(setting: TrialSetting, model: TappedModel, *, is_proof: bool) -> WithoutLabels | None:
@@ -62,7 +64,7 @@ def _figures_of_teacher(setting: TrialSetting, judged: Tensor | None) -> Embeddi
     """Kept, for the runs of a job that share this process."""
     teacher = teacher_of(setting)
     document = setting.spec.model_dump_json(include={"teachers", "student", "data"})
-    key = (document, teacher.weights_sha256, setting.evaluation_limit)
+    key = (document, setting.places.datasets_file, teacher.weights_sha256, setting.evaluation_limit)
     if key not in _of_teachers:
         _of_teachers.clear()
         _of_teachers[key] = _figures(setting, teacher.model, judged)
