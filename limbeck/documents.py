@@ -121,6 +121,27 @@ class Replay(Answer):
     chosen: bool = False
 
 
+class FiguresRow(Answer):
+    """What is reported of the teacher or of an arm's students, in the mean, without choosing by it."""
+
+    label: str
+    agreement: float | None = None
+    neighbour_agreement: float | None = None
+    knn_accuracy: float | None = None
+    linear_probe_accuracy: float | None = None
+    out_of_distribution_auroc: float | None = None
+
+
+class WithoutLabels(Answer):
+    """Of a job without labels: what stands for accuracy in the whole report, and further figures."""
+
+    judged_by: str
+    judged_in_words: str
+    sentence: str
+    out_of_distribution: str
+    rows: list[FiguresRow] = Field(default_factory=list)
+
+
 class Report(Answer):
     """What a job found out: verdict, arms over all seeds on the untouched test split, differences, cost."""
 
@@ -132,6 +153,7 @@ class Report(Answer):
     test_images: int | None = None
     epochs: int | None = None
     notes: list[str] = Field(default_factory=list)
+    without_labels: WithoutLabels | None = None
 
     def difference(self, arm: str, baseline: str = "tuned_kd") -> Difference | None:
         """The paired difference of two arms, if it was measured."""

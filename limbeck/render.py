@@ -25,6 +25,13 @@ STATE_STYLES = {
     "failed": "red",
     "cancelled": "dim",
 }
+WITHOUT_LABELS = {
+    "agreement": "teacher's\nclass",
+    "neighbour_agreement": "teacher's\nneighbour",
+    "knn_accuracy": "kNN\naccuracy",
+    "linear_probe_accuracy": "linear\nprobe",
+    "out_of_distribution_auroc": "strangers told\n(AUROC)",
+}
 EVENT_STYLES = {"warning": "yellow", "error": "red"}
 
 
@@ -42,7 +49,10 @@ def report_table(report: Report) -> Table:
         collapse_padding=True,
     )
     table.add_column("arm", no_wrap=True)
-    table.add_column("accuracy in %\nmean ± sd", justify="right", no_wrap=True)
+    figure = report.without_labels.judged_in_words if report.without_labels else "accuracy"
+    table.add_column(
+        f"{figure.replace(' with ', chr(10) + 'with ')} in %\nmean ± sd", justify="right", no_wrap=True
+    )
     table.add_column("over tuned KD in\npoints, 95% interval", justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
     table.add_column("finding", justify="right", no_wrap=True)
@@ -82,6 +92,7 @@ def _seconds(value: float | None) -> str:
 def report_view(report: Report) -> RenderableType:
     """The verdict, the arms and the cost."""
     parts: list[RenderableType] = [report_table(report), _cost(report), Text(), *_replays(report)]
+    parts += _without_labels(report)
     parts += [Text(f"{arm.label} failed: {arm.failed}", style="red") for arm in report.arms if arm.failed]
     parts += [Text(f"Note: {note}", style="dim") for note in report.notes]
     parts.append(Text(f"Verdict: {report.verdict.sentence}", style="bold"))
@@ -101,6 +112,23 @@ def _replays(report: Report) -> list[Text]:
     ]
     heading = "The learned process on validation, ± standard error (* taken: the simplest of the best):"
     return [Text("\n".join([heading, *lines]), style="dim"), Text()]
+
+
+def _without_labels(report: Report) -> list[RenderableType]:
+    """Of a job without labels: what was counted, and what is only reported of students and teacher."""
+    found = report.without_labels
+    if found is None:
+        return []
+    title = "Only reported, in %: nothing was chosen by it"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", *WITHOUT_LABELS.values()):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for row in found.rows:
+        values = (getattr(row, name) for name in WITHOUT_LABELS)
+        table.add_row(
+            escape(row.label), *(NOTHING if value is None else f"{100 * value:.2f}" for value in values)
+        )
+    return [table, Text(f"Strangers: {found.out_of_distribution}. {found.sentence}", style="dim"), Text()]
 
 
 def _cost(report: Report) -> Text:

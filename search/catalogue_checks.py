@@ -12,6 +12,7 @@ from typing import Any
 
 from search.allowed_choices import SETS, Cards, named_in, sets_of, why_no_choice
 from search.combinations import facts_of
+from search.method_card import Need
 from search.registry import Kind
 from search.spec import JobSpec, MethodUse, name_of
 from search.spec_faults import MAX_FAULTS, SpecFault, did_you_mean, explain_validation
@@ -34,8 +35,8 @@ LISTED_NAMES = 12
 
 
 def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
-    """What the spec names and the catalogue does not have, with the nearest names; and why its methods cannot
-    be used. At most 100 faults."""
+    """What the spec names and the catalogue does not have, with the nearest names, and what needs labels that
+    the job has not; and why its methods cannot be used. At most 100 faults."""
     return [*check_names(spec, catalogue), *check_combinations(spec, catalogue)][:MAX_FAULTS]
 
 
@@ -46,14 +47,34 @@ def check_combinations(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[Spec
 
 
 def check_names(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
-    """What the spec names and the catalogue does not have, with the nearest names; at most 100 faults."""
+    """What the spec names and the catalogue does not have, with the nearest names, and what needs labels that
+    the job has not; at most 100 faults."""
     names = _names(catalogue)
     unknown = (
         _unknown(field, kind, name, names.get(kind, set()))
         for field, kind, name in _named(spec)
         if _catalogue_name(kind, name) not in names.get(kind, set())
     )
-    return list(islice(chain(unknown, _unknown_settings(spec, catalogue)), MAX_FAULTS))
+    faults = chain(unknown, _unknown_settings(spec, catalogue), label_faults(spec, catalogue))
+    return list(islice(faults, MAX_FAULTS))
+
+
+def label_faults(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFault]:
+    """The methods that a job without labels names and that need them, by what the catalogue says."""
+    if spec.data.is_labelled:
+        return
+    needing = {
+        (method["kind"], _name(method).removeprefix(f"{method['kind']}/"))
+        for method in catalogue.get("methods", ())
+        if Need.LABELS in method.get("needs", ())
+    }
+    for field, kind, name in _named(spec):
+        if (kind, name) in needing:
+            yield SpecFault(
+                field,
+                f"{kind.replace('_', ' ')} {name!r} needs labels, and data.labels is `none`",
+                "choose one that does not; docs/methods.md says what each needs",
+            )
 
 
 def named_methods(spec: JobSpec, cards: Cards) -> set[str]:
@@ -82,6 +103,8 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
         yield f"teachers.{index}.model", MODEL, teacher.model
     yield "student.model", MODEL, spec.student.name
     yield "data.name", DATASET, spec.data.name
+    if spec.data.out_of_distribution is not None:
+        yield "data.out_of_distribution", DATASET, spec.data.out_of_distribution
     yield "training.augmentation", Kind.AUGMENTATION.value, spec.training.augmentation
     yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation

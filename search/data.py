@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.datasets import Contents, Entry, Part, kinds, reader_of
+from search.datasets import Contents, Entry, Labelled, Part, kinds, reader_of
+from search.datasets.contents import UNLABELLED
 from search.datasets_file import entry_of, entry_of_directory, find_entry, read_tables
 from search.problems import SearchProblem
 from search.spec import Splits
@@ -20,13 +21,23 @@ from search.splitting import deal
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 (N, C, H, W), channels first, and labels int64 (N,)."""
+    """Images uint8 (N, C, H, W), channels first, and labels int64 (N,), all `UNLABELLED` where there are
+    none."""
 
     images: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are labels."""
+        return len(self) == 0 or int(self.labels[0]) != UNLABELLED
+
+    def without_labels(self) -> ImageSet:
+        """The same images, none of them with a label."""
+        return ImageSet(self.images, torch.full_like(self.labels, UNLABELLED))
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images on a device."""
@@ -39,7 +50,11 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, split. `mean` and `std` are per channel, of the train split, for images in [0, 1]."""
+    """A data set, split. `mean` and `std` are per channel, of the train split, for images in [0, 1].
+
+    Of a job without labels, `own_labels` are those that the data has all the same, by split, for figures that
+    are only reported.
+    """
 
     name: str
     classes: int
@@ -50,6 +65,7 @@ class Dataset:
     class_names: list[str] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    own_labels: dict[str, Tensor] | None = None
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -86,18 +102,30 @@ def open_dataset(
     directory: Path | None = None,
     input_size: int | None = None,
     cache_directory: Path | None = None,
+    is_labelled: bool = True,
 ) -> Dataset:
     """Open and split a data set.
 
     The name is `digits`, a table of `datasets_file`, or free where `directory` holds the data set itself.
     `input_size` is the side in pixels that images are brought to; by default the data's own. Decoded images
-    are kept in `cache_directory`. Raises SearchProblem: unknown_dataset, dataset_unreadable, dataset_empty,
+    are kept in `cache_directory`. Unless `is_labelled`, no split has labels, and the data need not have any.
+    Raises SearchProblem: unknown_dataset, dataset_unreadable, dataset_empty,
     dataset_one_class, dataset_labels, dataset_pixels, dataset_too_small, dataset_too_large.
     """
     found = entry_of_directory(name, directory) if directory else find_entry(name, datasets_file)
-    entry = replace(found, cache_directory=cache_directory)
+    entry = replace(found, cache_directory=cache_directory, is_labelled=is_labelled)
     contents = reader_of(entry).read(entry, size=input_size)
-    parts = _dealt(contents, splits)
+    if is_labelled and not contents.has_labels:
+        raise SearchProblem(
+            f"the images of data set {name!r} have no labels: add them, or set data.labels to `none`",
+            code="dataset_labels",
+        )
+    parts, own_labels = _dealt(contents, splits), None
+    if not is_labelled:
+        if contents.has_labels:
+            own_labels = {name: split.labels for name, split in parts.items()}
+        contents = contents.without_labels()
+        parts = {name: split.without_labels() for name, split in parts.items()}
     mean, std = channel_statistics(parts["train"].images)
     return Dataset(
         name=name,
@@ -109,6 +137,7 @@ def open_dataset(
         class_names=contents.class_names,
         mean=mean,
         std=std,
+        own_labels=own_labels,
     )
 
 
@@ -157,14 +186,19 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def content_sha256(contents: Contents) -> str:
-    """Hash of all images and labels as they are in memory, before the split."""
+    """Hash of all images and labels as they are in memory, before the split; without labels of the images
+    alone."""
     digest = hashlib.sha256()
     for name in (Part.TRAIN, Part.TEST, Part.VALIDATION):
         part = contents.parts.get(name)
-        for tensor in (part.images, part.labels) if part else ():
+        for tensor in _hashed(part) if part else ():
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _hashed(part: Labelled) -> tuple[Tensor, ...]:
+    return (part.images, part.labels) if part.has_labels else (part.images,)
 
 
 def _dealt(contents: Contents, splits: Splits) -> dict[str, ImageSet]:

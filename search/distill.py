@@ -18,6 +18,7 @@ from torch import Tensor
 from search.data import ImageSet
 from search.features import Pair, pair_of
 from search.hypergradient import Approximation, build_approximation
+from search.label_free import why_labels
 from search.models import TappedModel
 from search.problems import SearchProblem, require_finite
 from search.process import Effective, LearnedProcess, ReplayedProcess
@@ -80,6 +81,8 @@ class Distillation:
         self.seed, self.device = seed, torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.is_labelled = material.train.is_labelled
+        self._require_labels()
         self.student = self._placed(material.student).train()
         self.teacher = self._placed(material.teacher).eval() if material.teacher else None
         process, learn = parameters.process, parameters.learn
@@ -90,6 +93,7 @@ class Distillation:
             seed=seed,
             label_smoothing=training.label_smoothing,
             pair=self._pair(),
+            is_labelled=self.is_labelled,
         ).to(self.device)
         self._attach_part()
         self.batches = Batches(
@@ -137,6 +141,16 @@ class Distillation:
         self.lessons = LessonPlan(self.losses, self.batches, self.student, training, seed=seed)
         self.step = 0
         self.seconds = 0.0
+
+    def _require_labels(self) -> None:
+        """Raise SearchProblem `labels_needed` where the process needs labels and there are none."""
+        reason = None if self.is_labelled else why_labels(self.parameters.process)
+        if reason is not None:
+            raise SearchProblem(
+                f"{reason}, but the images have no labels here: use a process without, or set data.labels to "
+                "`given`",
+                code="labels_needed",
+            )
 
     def _pair(self) -> Pair | None:
         """As feature losses are told of the models, where there are any."""
@@ -189,11 +203,14 @@ class Distillation:
             self.average.update(self.student, self.step + 1)
         return lambda: {
             "loss": sum(float(loss) for loss, _, _ in losses),
-            "cross_entropy": sum(float(cross_entropy) for _, cross_entropy, _ in losses),
+            **self._cross_entropy(losses),
             "learning_rate": rate,
             **self.scaling.figures(),
             **effective.figures(self.parameters.process),
         }
+
+    def _cross_entropy(self, losses: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+        return {"cross_entropy": sum(float(each) for _, each, _ in losses)} if self.is_labelled else {}
 
     def _backward(
         self, part: Batch, parts: int, number: int, effective: Effective, active: tuple[int, ...]

@@ -20,13 +20,14 @@ SMALLEST_BATCH, LARGEST_CPU_BATCH = 8, 64
 class Evaluation:
     """Figures on a number of images.
 
-    `loss` is the mean cross-entropy, `agreement` the share of images that the teacher answers alike.
+    `loss` is the mean cross-entropy, `agreement` the share of images that the teacher answers alike. In a job
+    without labels the first two are what it judges by instead, and there is no calibration error.
     """
 
     accuracy: float
     loss: float
     agreement: float | None
-    expected_calibration_error: float
+    expected_calibration_error: float | None
     images: int
 
 

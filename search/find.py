@@ -18,6 +18,7 @@ from search.commands.local_job import LocalJob
 from search.commands.options import SharedOptions, command, console
 from search.commands.running import local_job
 from search.devices import device_for
+from search.label_free import JudgedBy, judged_by
 from search.plan import EXPORT_KEY, searched_run
 from search.planning.costs import cache_device_seconds, devices_per_trial
 from search.planning.findings import replays_json, what_search_found
@@ -38,6 +39,7 @@ def find(job: LocalJob) -> tuple[Recipe, list[TrialRecord]]:
     devices = devices_per_trial(job.planned)
     evidence: dict[str, Any] = {
         "validation_accuracy": found.chosen.accuracy,
+        "judged_by": judged_by(job.spec).value,
         "process_kind": found.kind.value,
         "replays": replays_json(found),
         "trials": [
@@ -85,8 +87,9 @@ def main(
 
 def in_words(evidence: Mapping[str, Any]) -> str:
     """The judged candidates, one a line; the chosen one is marked."""
+    figure = JudgedBy(evidence.get("judged_by", JudgedBy.ACCURACY)).in_words
     lines = [
-        f"{'*' if one['chosen'] else ' '} {one['arm'].replace('_', ' '):16} validation accuracy "
+        f"{'*' if one['chosen'] else ' '} {one['arm'].replace('_', ' '):16} validation {figure} "
         f"{one['accuracy']:.4f} ± {one['standard_error']:.4f}, {one['pathways']} pathways"
         for one in evidence["replays"]
     ]

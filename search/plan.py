@@ -12,6 +12,7 @@ from typing import Any
 
 import search.strategies  # noqa: F401  (registers them)
 from search.dimensions import starting_choices
+from search.label_free import why_labels
 from search.planning import exploration
 from search.planning.arms import (
     ArmName,
@@ -144,6 +145,9 @@ def _teacher_saw_other_data(moment: Moment, preflight: PreflightResult) -> bool:
 
 
 def _refusal_of_given(moment: Moment, process: Process, preflight: PreflightResult) -> Fail | None:
+    labels = None if moment.spec.data.is_labelled else why_labels(process)
+    if labels is not None:
+        return Fail("labels_needed", f"{labels}, but data.labels is `none`: give another recipe, or search")
     absent = why_no_stage(process, preflight)
     if absent is not None:
         return Fail("pathway_does_not_fit", f"the process was found for other models: {absent}")
@@ -151,14 +155,17 @@ def _refusal_of_given(moment: Moment, process: Process, preflight: PreflightResu
 
 
 def _proof(moment: Moment) -> Action | None:
-    """Every arm with every seed. An arm with a failed run is given up; without the student alone all is."""
+    """Every arm with every seed. An arm with a failed run is given up; without the last resort (the student
+    alone, or without labels tuned KD) all is."""
     runs = moment.history.of(StageName.PROOF)
     broken = {trial.key.arm: trial for trial in failed(runs)}
-    if ArmName.STUDENT_ALONE in broken:
-        error = error_of(broken[ArmName.STUDENT_ALONE])
-        return Fail(
-            error.code, f"the student alone could not be trained, as every job needs: {error.message}"
-        )
+    is_labelled = moment.spec.data.is_labelled
+    resort, words = (
+        (ArmName.STUDENT_ALONE, "the student alone") if is_labelled else (ArmName.TUNED_KD, "tuned KD")
+    )
+    if resort in broken:
+        error = error_of(broken[resort])
+        return Fail(error.code, f"{words} could not be trained, as every job needs: {error.message}")
     if moment.room() == 0:
         return Wait()
     missing = [

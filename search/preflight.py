@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from search.allowed_choices import passed_over, why_no_choice
-from search.catalogue_checks import named_methods
+from search.catalogue_checks import label_faults, named_methods
 from search.combinations import facts_of
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
@@ -23,7 +24,7 @@ from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
 from search.registry import InvalidConfigError, UnknownMethodError, methods
-from search.spec import JobSpec, MethodUse, name_of
+from search.spec import NEEDING_LABELS, JobSpec, MethodUse, name_of
 from search.temperature import build_temperature_rule
 
 FLOOR_FACTOR = 1.5
@@ -51,6 +52,7 @@ def run_preflight(
     teacher_check_failed.
     """
     require_settings(spec)
+    require_no_label_needed(spec)
     cards = cards_for(spec)
     require_combinations(spec, cards)
     require_batches(spec, dataset)
@@ -59,29 +61,24 @@ def run_preflight(
         spec,
         pair_of(student, teacher, images=steps_per_epoch(spec, dataset)["search"] * spec.training.batch_size),
     )
-    validation = dataset.splits["validation"]
-    majority = majority_rate(validation.labels, classes=dataset.classes)
-    floor = floor_accuracy(spec, majority=majority)
-    accuracy = None
-    if is_teacher_ready:
-        found = evaluate(teacher.to(device), validation, device=device)
-        accuracy = found.accuracy
-        require_floor(spec.teacher.model, accuracy, floor=floor, majority=majority)
+    checked = Checked()
+    if spec.data.is_labelled:
+        checked = check_teacher(spec, dataset, teacher if is_teacher_ready else None, device=device)
     return PreflightResult(
         data_sha256=dataset.content_sha256,
         classes=dataset.classes,
         input_channels=dataset.channels,
         input_size=dataset.size,
         split_sizes=dataset.split_sizes,
-        majority_rate=majority,
-        floor_accuracy=floor,
-        teacher_accuracy=accuracy,
+        majority_rate=checked.majority,
+        floor_accuracy=checked.floor,
+        teacher_accuracy=checked.accuracy,
         teacher_parameters=teacher.parameter_count,
         student_parameters=student.parameter_count,
         teacher_stages=teacher.stages,
         student_stages=student.stages,
         teacher_weights_sha256=weights_sha256(teacher) if is_teacher_ready else None,
-        seconds_per_step={kind: measure(kind) for kind in KINDS},
+        seconds_per_step={kind: measure(kind) for kind in kinds_of(spec)},
         steps_per_epoch=steps_per_epoch(spec, dataset),
         start_seconds=start_seconds,
         notes=[
@@ -90,6 +87,34 @@ def run_preflight(
         ],
         cards=cards,
     )
+
+
+def kinds_of(spec: JobSpec) -> list[str]:
+    """The kinds of runs that the job may have."""
+    return [kind for kind in KINDS if spec.data.is_labelled or kind not in NEEDING_LABELS]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The teacher's accuracy on validation, and what it is held against; None what could not be asked."""
+
+    majority: float | None = None
+    floor: float | None = None
+    accuracy: float | None = None
+
+
+def check_teacher(
+    spec: JobSpec, dataset: Dataset, teacher: TappedModel | None, *, device: str = "cpu"
+) -> Checked:
+    """Raise SearchProblem `teacher_check_failed` for a teacher below the floor; None: there is none yet."""
+    validation = dataset.splits["validation"]
+    majority = majority_rate(validation.labels, classes=dataset.classes)
+    floor = floor_accuracy(spec, majority=majority)
+    if teacher is None:
+        return Checked(majority, floor)
+    accuracy = evaluate(teacher.to(device), validation, device=device).accuracy
+    require_floor(spec.teacher.model, accuracy, floor=floor, majority=majority)
+    return Checked(majority, floor, accuracy)
 
 
 def floor_accuracy(spec: JobSpec, *, majority: float) -> float:
@@ -137,6 +162,12 @@ def _require_settings_of(
             build(use.name, config)
         except (UnknownMethodError, InvalidConfigError) as error:
             raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
+
+
+def require_no_label_needed(spec: JobSpec) -> None:
+    """Raise SearchProblem `labels_needed` where a job without labels names a method that needs them."""
+    for fault in label_faults(spec, {"methods": [method.described() for method in methods()]}):
+        raise SearchProblem(f"{fault.field}: {fault.message}; {fault.remedy}", code="labels_needed")
 
 
 def require_feature_losses(spec: JobSpec, pair: Pair) -> None:
@@ -229,7 +260,9 @@ def _notes(
     spec: JobSpec, dataset: Dataset, *, teacher: TappedModel, student: TappedModel, is_teacher_ready: bool
 ) -> list[str]:
     notes = []
-    if not is_teacher_ready:
+    if not spec.data.is_labelled:
+        notes.append("the teacher's accuracy was not checked: the job reads no labels")
+    elif not is_teacher_ready:
         notes.append("the teacher is not trained yet: its accuracy was not checked")
     if spec.teacher.weights == "untrained":
         notes.append("the teacher's weights are random, as asked")

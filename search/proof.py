@@ -21,7 +21,7 @@ from search.commands.running import local_job
 from search.plan import EXPORT_KEY
 from search.planning.given import GivenProcess
 from search.problems import SearchProblem
-from search.spec import ARMS, REQUIRED_ARMS
+from search.spec import ARMS
 from search.spec_faults import did_you_mean
 
 WORK = "job"
@@ -78,7 +78,7 @@ def main(
 
 
 def _arms(given: str | None) -> list[str] | None:
-    """The arms of a list, in the order of a report. Raises SearchProblem for what is none, or is missing."""
+    """The arms of a list, in the order of a report. Raises SearchProblem for what is none."""
     if given is None:
         return None
     named = [name.strip().replace("-", "_") for name in given.split(",") if name.strip()]
@@ -89,11 +89,6 @@ def _arms(given: str | None) -> list[str] | None:
                 f"--arms: {name!r} is no arm; {f'{guess} ' if guess else ''}known: {', '.join(ARMS)}",
                 code="spec_invalid",
             )
-    missing = [name for name in REQUIRED_ARMS if name not in named]
-    if missing:
-        raise SearchProblem(
-            f"--arms: add {', '.join(missing)}: the verdict compares them", code="spec_invalid"
-        )
     return [name for name in ARMS if name in named]
 
 

@@ -109,6 +109,7 @@ class Learning(RecipeModel):
     lookahead_steps: Annotated[int, Field(gt=0)] = 1
     at_constant_length: bool = False
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    meta_loss: Literal["cross_entropy", "teacher_logits", "teacher_embeddings"] = "cross_entropy"
     retry_every_updates: Annotated[int, Field(gt=0)] = 10
     meta_batch_size: int | None = None
     record_points: int = 33
@@ -133,6 +134,27 @@ class RunParameters(RecipeModel):
     )
 
 
+class EmbeddingFigures(RecipeModel):
+    """What a model's embeddings of test images are worth beside its training images': shares in [0, 1].
+
+    None where a network's embedding is not found; the first two also where the data has no labels of its own,
+    which nothing else of the job has read.
+    """
+
+    knn_accuracy: float | None = None
+    linear_probe_accuracy: float | None = None
+    out_of_distribution_auroc: float | None = None
+
+
+class WithoutLabels(RecipeModel):
+    """Of a run in a job without labels: what it is judged by and, in proof, what is only reported."""
+
+    judged_by: Literal["teacher_agreement", "neighbour_agreement"]
+    neighbour_agreement: float | None = None
+    student: EmbeddingFigures | None = None
+    teacher: EmbeddingFigures | None = None
+
+
 class RunResult(RecipeModel):
     """Result of a training run: figures on validation (splits `search`) or test (splits `proof`)."""
 
@@ -140,7 +162,7 @@ class RunResult(RecipeModel):
     agreement: float | None = Field(
         default=None, description="Share of images on which student and teacher agree."
     )
-    expected_calibration_error: float
+    expected_calibration_error: float | None = Field(description="None without labels.")
     loss: float
     images: int = Field(description="Images of the split that was read.")
     steps: int
@@ -153,12 +175,15 @@ class RunResult(RecipeModel):
     served_parameters: int | None = Field(
         default=None, description="Values of the student as it is served, with what a loss gave it for good."
     )
+    without_labels: WithoutLabels | None = Field(
+        default=None, description="Of a job without labels; `accuracy` is then what students are judged by."
+    )
 
 
 class TeacherResult(RecipeModel):
     """Result of the teacher stage. The weights are the trial's file `teacher.safetensors`."""
 
-    accuracy: float
+    accuracy: float | None = Field(description="On validation; None without labels.")
     weights_sha256: str
     cached: bool
     data_sha256: str | None = None
@@ -172,8 +197,8 @@ class PreflightResult(RecipeModel):
     input_channels: int
     input_size: int
     split_sizes: dict[str, int]
-    majority_rate: float
-    floor_accuracy: float
+    majority_rate: float | None = Field(description="None without labels, as the next two.")
+    floor_accuracy: float | None
     teacher_accuracy: float | None = Field(
         description="On validation; None in a dry run without teacher weights."
     )
@@ -206,7 +231,8 @@ class ExportParameters(RecipeModel):
 
 
 class ExportResult(RecipeModel):
-    """The exported student's accuracy on test, measured from the written file, and the recipe document."""
+    """The exported student's accuracy (or what the job judges by) on test, measured from the written file,
+    and the recipe document."""
 
     accuracy: float
     recipe: dict[str, Any]

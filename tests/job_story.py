@@ -15,6 +15,7 @@ from search.plan import next_trials, should_stop
 from search.recipe import Pathway, Point, Process, Stage
 from search.records import (
     CurvePoint,
+    EmbeddingFigures,
     Fail,
     Finish,
     PreflightResult,
@@ -29,6 +30,7 @@ from search.records import (
     TrialRecord,
     TrialState,
     Wait,
+    WithoutLabels,
 )
 from search.spec import JobSpec
 from service.files import ArtifactRoot
@@ -90,6 +92,15 @@ def small_spec(**parts: Any) -> JobSpec:
         "labels": {"purpose": "story"},
     }
     return JobSpec.model_validate({**document, **parts})
+
+
+def spec_without_labels() -> JobSpec:
+    """The same, reading no labels."""
+    return small_spec(
+        teachers=[{"model": "test_resnet", "weights": "teacher.safetensors"}],
+        data={"labels": "none"},
+        proof={"seeds": [0, 1, 2], "arms": ["plain_kd", "tuned_kd", "uniform", "searched"]},
+    )
 
 
 @dataclass
@@ -277,6 +288,7 @@ class Story:
             steps=84,
             seconds=6.0,
             process=process,
+            without_labels=None if self.spec.data.is_labelled else figures_without_labels(accuracy),
         ).model_dump(mode="json")
 
     def _spread(self, proposal: Proposal) -> float:
@@ -324,6 +336,20 @@ class Story:
                 report=report,
                 recipe_id=recipe.id,
             )
+
+
+def figures_without_labels(agreement: float) -> WithoutLabels:
+    """Made-up figures of a run that reads no labels."""
+    return WithoutLabels(
+        judged_by="teacher_agreement",
+        neighbour_agreement=agreement - 0.5,
+        student=EmbeddingFigures(
+            knn_accuracy=0.8321, linear_probe_accuracy=0.8765, out_of_distribution_auroc=0.9123
+        ),
+        teacher=EmbeddingFigures(
+            knn_accuracy=0.9432, linear_probe_accuracy=0.9543, out_of_distribution_auroc=0.9654
+        ),
+    )
 
 
 def register_worker(store: Store, catalogue: dict[str, Any] | None = None) -> str:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "search": ("search",),
     "service.store": ("service.store", "search.spec", "service.settings"),
     "service.settings": ("service.settings", "search.spec"),
-    "service": ("service", "search.spec", "search.recipe", "search.catalogue_checks"),
+    "service": ("service", "search.spec", "search.recipe", "search.catalogue_checks", "search.label_free"),
     "migrations": ("migrations", "search.spec", "service.settings", "service.store"),
     "workers": ("workers", "search", "service.store", "service.files", "service.settings", "service.logs"),
     "service.logs": (),
@@ -41,7 +41,7 @@ SOLE_IMPORTERS = {
     "httpx": ("limbeck",),
     "timm": ("search.models", "search.cifar_nets", "search.training.optimizers", "search.training.averaging"),
     "safetensors": ("search.models.weights",),
-    "sklearn": ("search.datasets",),
+    "sklearn": ("search.datasets", "search.evaluation_without_labels"),
     "kornia": ("search.augment",),
     "PIL": ("search.datasets",),
     "pyarrow": ("search.datasets",),
@@ -51,7 +51,7 @@ SOLE_IMPORTERS = {
 LIGHT = ("limbeck", "limbeck.command", "search.spec")
 TORCH_FREE = (
     *("spec", "plan", "planning", "recipe", "records", "problems", "pathway_rules", "strategies", "registry"),
-    "dimensions",
+    *("dimensions", "label_free"),
 )
 TORCH = {"torch", "torchvision", "timm", "ray"}
 SERVER_ONLY = {"fastapi", "sqlalchemy", "alembic", "uvicorn", "jinja2", "structlog"}

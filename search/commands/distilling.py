@@ -17,6 +17,7 @@ from search.commands.live_progress import LiveProgress
 from search.commands.local_job import LocalJob
 from search.commands.options import SharedOptions, command, console
 from search.commands.running import local_job
+from search.label_free import judged_by
 from search.plan import teacher_proposal
 from search.planning.arms import plain_kd
 from search.problems import SearchProblem
@@ -69,7 +70,7 @@ def main(
     given = options.given_recipe()
     spec = options.spec(given)
     run = RunParameters(
-        process=given.process if given else plain_kd(),
+        process=given.process if given else plain_kd(is_labelled=spec.data.is_labelled),
         epochs=options.epochs or (given.epochs if given else spec.proof_epochs),
         splits="proof",
     )
@@ -83,7 +84,8 @@ def main(
         result = distill(job, run, arm=arm, seed=chosen, recipe=given)
         _write(job, out, arm=arm, seed=chosen, result=result)
     console.print(
-        f"test accuracy {result.accuracy:.4f} on {result.images} images; wrote {out}", highlight=False
+        f"test {judged_by(spec).in_words} {result.accuracy:.4f} on {result.images} images; wrote {out}",
+        highlight=False,
     )
 
 

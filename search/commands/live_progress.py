@@ -25,6 +25,7 @@ class LiveProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.figure = "accuracy"  # what the job judges by, in words
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -54,7 +55,10 @@ class LiveProgress:
         if self._task is None:
             return
         changes: dict[str, Any] = {"completed": report.epoch}
-        figures = [f"{name} {report.figures[name]:.3f}" for name in SHOWN_FIGURES if name in report.figures]
+        words = {"loss": "loss", "accuracy": self.figure}
+        figures = [
+            f"{words[name]} {report.figures[name]:.3f}" for name in SHOWN_FIGURES if name in report.figures
+        ]
         if figures:
             changes["figures"] = " ".join(figures)
         self._bar.update(self._task, **changes)
@@ -62,7 +66,7 @@ class LiveProgress:
     def on_end(self, record: TrialRecord) -> None:
         """One line: what came of the trial, and what it took."""
         accuracy = (record.result or {}).get("accuracy")
-        shown = f"  accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
+        shown = f"  {self.figure} {accuracy:.4f}" if isinstance(accuracy, float) else ""
         why = f"  {record.error.message}" if record.error else ""
         self._console.print(
             f"{MARKS[record.state]}  {_title(record.key)}{shown}  {record.device_seconds:.1f} s{why}",

@@ -223,7 +223,7 @@ def checked_spec(document: dict[str, Any]) -> JobSpec:
     here = {
         "methods": [method.described() for method in methods()],
         "models": [spec.teacher.model, spec.student.name],
-        "datasets": [{"name": spec.data.name}],
+        "datasets": [{"name": name} for name in (spec.data.name, spec.data.out_of_distribution) if name],
     }
     unknown = check_names(spec, here)
     if unknown:

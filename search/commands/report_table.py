@@ -10,6 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH = 120
+WITHOUT_LABELS = {
+    "agreement": "teacher's class",
+    "neighbour_agreement": "teacher's neighbour",
+    "knn_accuracy": "kNN accuracy",
+    "linear_probe_accuracy": "linear probe",
+    "out_of_distribution_auroc": "strangers told (AUROC)",
+}
+"""Columns by the figures of a row."""
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -21,7 +29,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 def report_table(report: Mapping[str, Any]) -> RenderableType:
     """Arms with mean and standard deviation over the seeds, how far the searched one is ahead, and costs."""
     verdict = report["verdict"]
-    parts: list[RenderableType] = [_arms(report), _replays(report)]
+    parts: list[RenderableType] = [_arms(report), _replays(report), *_without_labels(report)]
     parts += [Text(f"Verdict: {verdict['sentence']}", style="bold")]
     parts += [Text(verdict["longer_sentence"])] if verdict.get("longer_sentence") else []
     parts += [Text(f"- {note}") for note in report["notes"]]
@@ -31,7 +39,7 @@ def report_table(report: Mapping[str, Any]) -> RenderableType:
 def _arms(report: Mapping[str, Any]) -> Table:
     epochs, images = report["epochs"], report["test_images"]
     table = Table(
-        title=f"Proof: test accuracy in % on {images} images, {epochs} epochs", title_justify="left"
+        title=f"Proof: test {_figure(report)} in % on {images} images, {epochs} epochs", title_justify="left"
     )
     table.add_column("arm")
     for name in ("mean ± sd", "searched - arm (95% interval)", "device-s a training", "device-s to find"):
@@ -53,7 +61,7 @@ def _arms(report: Mapping[str, Any]) -> Table:
 def _replays(report: Mapping[str, Any]) -> Table:
     table = Table(title="What was learned, as it was judged on validation", title_justify="left")
     table.add_column("candidate")
-    for name in ("accuracy ± standard error", "pathways", "device-s"):
+    for name in (f"{_figure(report)} ± standard error", "pathways", "device-s"):
         table.add_column(name, justify="right")
     for one in report["replays"]:
         table.add_row(
@@ -64,6 +72,29 @@ def _replays(report: Mapping[str, Any]) -> Table:
             style="bold" if one["chosen"] else None,
         )
     return table
+
+
+def _figure(report: Mapping[str, Any]) -> str:
+    """What the job judged by, in words."""
+    return str((report.get("without_labels") or {}).get("judged_in_words", "accuracy"))
+
+
+def _without_labels(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Of a job without labels: what else is known of students and teacher, and what was counted."""
+    found = report.get("without_labels")
+    if not found:
+        return []
+    table = Table(title="Only reported, in %: nothing was chosen by it", title_justify="left")
+    table.add_column("model")
+    for name in WITHOUT_LABELS.values():
+        table.add_column(name, justify="right")
+    for row in found["rows"]:
+        table.add_row(row["label"], *(_percent(row[name]) for name in WITHOUT_LABELS))
+    return [table, Text(f"Out of distribution: {found['out_of_distribution']}."), Text(found["sentence"])]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def _label(arm: Mapping[str, Any]) -> Text:

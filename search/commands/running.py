@@ -8,6 +8,7 @@ from typing import Any
 from search.commands.live_progress import LiveProgress
 from search.commands.local_job import LocalJob
 from search.commands.options import SMALL_EVALUATION_IMAGES, SharedOptions
+from search.label_free import judged_by
 from search.recipe import Recipe
 from search.records import Proposal, StageName
 from search.spec import JobSpec
@@ -23,6 +24,7 @@ def local_job(
     **settings: Any,
 ) -> LocalJob:
     """The job that the options describe, at work in `directory`; `settings` are further ones of LocalJob."""
+    progress.figure = judged_by(spec).in_words
     return LocalJob(
         spec,
         directory,

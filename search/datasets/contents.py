@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from search.problems import SearchProblem
+
+UNLABELLED = -1
+"""Stands for the label of an image without one: no class has it, so that what reads it fails."""
 
 
 class Part(StrEnum):
@@ -42,6 +45,7 @@ class Entry:
     image_key: str | None = None
     label_key: str | None = None
     cache_directory: Path | None = None
+    is_labelled: bool = field(default=True, repr=False)  # otherwise images without labels will do
 
     def named(self, part: Part) -> str | None:
         """What the table says of a part."""
@@ -50,10 +54,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images uint8 (N, C, S, S), channels first, and labels int64 (N,)."""
+    """Images uint8 (N, C, S, S), channels first, and labels int64 (N,), all `UNLABELLED` where there are
+    none."""
 
     images: Tensor
     labels: Tensor
+
+    @classmethod
+    def without_labels(cls, images: Tensor) -> Labelled:
+        """Images that have none."""
+        return cls(images, torch.full((len(images),), UNLABELLED, dtype=torch.int64))
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels."""
+        return bool((self.labels != UNLABELLED).any())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,12 +89,27 @@ class Contents:
         classes = len(self.class_names)
         for name, part in self.parts.items():
             _check(name, part, classes=classes)
-        if len(torch.unique(self.train.labels)) < 2:
+        if self.has_labels and len(torch.unique(self.train.labels)) < 2:
             raise SearchProblem(
                 f"all training images of the data set are of one class out of {classes}; at least two are "
                 "needed: add images of other classes, or check where their labels are read from",
                 code="dataset_one_class",
             )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every part has labels."""
+        return all(part.has_labels for part in self.parts.values())
+
+    def without_labels(self) -> Contents:
+        """The same images, none of them with a label."""
+        bare = {name: Labelled.without_labels(part.images) for name, part in self.parts.items()}
+        return replace(
+            self,
+            train=bare[Part.TRAIN],
+            validation=bare.get(Part.VALIDATION),
+            test=bare.get(Part.TEST),
+        )
 
     @classmethod
     def of(cls, parts: Mapping[Part, Labelled], class_names: list[str]) -> Contents:
@@ -107,6 +137,8 @@ def _check(name: Part, part: Labelled, *, classes: int) -> None:
             "the same copy of the data",
             code="dataset_unreadable",
         )
+    if not part.has_labels:
+        return
     low, high = (int(value) for value in torch.aminmax(part.labels))
     if low < 0 or high >= classes:
         raise SearchProblem(

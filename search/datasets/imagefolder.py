@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from search.datasets.contents import Contents, Entry, Labelled, Part, register_kind
+from search.datasets.contents import UNLABELLED, Contents, Entry, Labelled, Part, register_kind
 from search.datasets.decoded import fingerprint, require_room, stored
 from search.datasets.labels import in_natural_order
 from search.datasets.parts import PART_NAMES, require_apart, roles
@@ -47,7 +47,7 @@ class Folder:
 
 def describe(entry: Entry) -> dict[str, int | None]:
     """Counts from the names of the files; size and channels from the first image's header."""
-    folder = list_folder(entry)
+    folder = list_folder(replace(entry, is_labelled=False))
     first = survey(files_as_pictures(folder.files[:1])).format(entry, size=None)
     return {
         "classes": len(folder.class_names),
@@ -78,7 +78,10 @@ def read(entry: Entry, *, size: int | None) -> Contents:
 
 
 def list_folder(entry: Entry) -> Folder:
-    """The files of a data set, by part and class; SearchProblem where there are none."""
+    """The files of a data set, by part and class; SearchProblem where there are none.
+
+    Where no labels are needed, a part without class folders may hold its images itself.
+    """
     root = root_of(entry)
     roots = _part_roots(entry, root)
     train_root = roots.get(Part.TRAIN, root)
@@ -137,6 +140,9 @@ def _list_part(entry: Entry, folder: Path, class_names: list[str], folders: set[
         found = files_in(folder / name, root, SUFFIXES) if name in folders else []
         files += found
         labels += [label] * len(found)
+    if not files and not entry.is_labelled:
+        files = _unsorted(entry, folder)
+        labels = [UNLABELLED] * len(files)
     if not files:
         raise SearchProblem(
             f"data set {entry.name!r}: no image files in class folders of {folder}; expected "
@@ -144,6 +150,18 @@ def _list_part(entry: Entry, folder: Path, class_names: list[str], folders: set[
             code="dataset_empty",
         )
     return Listing(files, labels)
+
+
+def _unsorted(entry: Entry, folder: Path) -> list[Path]:
+    """Images that lie in no class folder; the table has to say what the teacher tells apart."""
+    files = files_in(folder, root_of(entry), SUFFIXES)
+    if files and not entry.classes:
+        raise SearchProblem(
+            f"data set {entry.name!r}: the images of {folder} are in no class folders: list `classes` in "
+            "datasets.toml, one name for each output of the teacher, in its order",
+            code="dataset_labels",
+        )
+    return files
 
 
 def _decode_folder(entry: Entry, folder: Folder, *, size: int | None) -> Contents:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from search.dimensions import Choices, Dimension, Interval, Options, number
+from search.label_free import meta_loss_of
 from search.pathway_rules import MapFacts, enumerate_pathways, fits
 from search.planning.method_choices import (
     FEATURE_LOSSES,
@@ -64,8 +65,11 @@ def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
 
 
 def tuning_dimensions(spec: JobSpec) -> tuple[Dimension, ...]:
-    """What tunes KD: temperature and weight."""
-    return (_interval("temperature", spec.tuning.temperature), _interval("weight", spec.tuning.weight))
+    """What tunes KD: temperature and, beside cross-entropy, weight."""
+    temperature = _interval("temperature", spec.tuning.temperature)
+    if not spec.data.is_labelled:
+        return (temperature,)
+    return (temperature, _interval("weight", spec.tuning.weight))
 
 
 def pathways_of(choices: Choices, preflight: PreflightResult) -> list[AnyPathway]:
@@ -149,7 +153,7 @@ def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[AnyPath
     """Where a search trial's process begins; held, it is the arm `uniform`."""
     losses = logit_losses_of(choices)
     return Process(
-        cross_entropy_weight=1.0,
+        cross_entropy_weight=1.0 if spec.data.is_labelled else 0.0,
         logit_losses=losses,
         pathways=list(pathways),
         taps="pre_activation" if choices["taps"] == "pre_activation" else "output",
@@ -190,6 +194,7 @@ def learning(spec: JobSpec, *, learning_rate: float, update_every_steps: int) ->
         lookahead_steps=settings.lookahead_steps,
         at_constant_length=is_at_constant_length(spec),
         average_decay=settings.average_decay,
+        meta_loss=meta_loss_of(spec),
         retry_every_updates=settings.retry_every_updates,
         meta_batch_size=settings.meta_batch_size,
         record_points=settings.record_points,
@@ -220,24 +225,34 @@ def warm_started(run: RunParameters, learned: Process) -> RunParameters:
     return run.model_copy(update={"process": unmeasured})
 
 
-def plain_kd() -> Process:
-    """Hinton's KD with the field's usual figures: 0.1 cross-entropy + 0.9 KL at T = 4."""
+def plain_kd(*, is_labelled: bool = True) -> Process:
+    """Hinton's KD with the field's usual figures: 0.1 cross-entropy + 0.9 KL at T = 4; without labels the KL
+    term alone."""
+    if not is_labelled:
+        return kd(temperature=4.0)
     return constant(cross_entropy_weight=0.1, logit_loss=LOGIT_LOSS_OF_KD, logit_weight=0.9, temperature=4.0)
 
 
-def kd(*, temperature: float, weight: float) -> Process:
-    """KD as it is tuned: cross-entropy, and the KL term at a weight and a temperature."""
+def kd(*, temperature: float, weight: float | None = None) -> Process:
+    """KD as it is tuned: cross-entropy, and the KL term at a weight and a temperature; without a weight the
+    KL term alone."""
     return constant(
-        cross_entropy_weight=1.0, logit_loss=LOGIT_LOSS_OF_KD, logit_weight=weight, temperature=temperature
+        cross_entropy_weight=0.0 if weight is None else 1.0,
+        logit_loss=LOGIT_LOSS_OF_KD,
+        logit_weight=1.0 if weight is None else weight,
+        temperature=temperature,
     )
 
 
 def tuning_run(spec: JobSpec, choices: Choices) -> RunParameters:
     """A tuning trial: KD at the chosen temperature and weight; without choices it is plain KD itself."""
     process = (
-        kd(temperature=number(choices["temperature"]), weight=number(choices["weight"]))
+        kd(
+            temperature=number(choices["temperature"]),
+            weight=number(choices["weight"]) if spec.data.is_labelled else None,
+        )
         if choices
-        else plain_kd()
+        else plain_kd(is_labelled=spec.data.is_labelled)
     )
     return RunParameters(
         process=process, epochs=spec.budget.epochs_per_trial, splits="search", choices=choices

@@ -27,6 +27,8 @@ from search.spec import JobSpec
 
 EARNED_SHARE = 0.03
 """Of the summed weights of all pathways; what weighs less changes a step by less than its noise."""
+UNMOVED = 1e-6
+"""Relative: a share that fell by less has not fallen."""
 SAME_WITHIN = 0.05
 """Relative: weights this near to each other make one candidate."""
 MOST_EDITS = 4
@@ -92,14 +94,23 @@ def most_candidates(spec: JobSpec) -> int:
 def earned_pathways(learned: Process, start: Point) -> list[int]:
     """The pathways that earned their weight: over the last third of training they weigh more, beside
     cross-entropy, than where the search began, and a few per cent of all pathways together. Weights are those
-    on unit-scaled losses."""
+    on unit-scaled losses.
+
+    Without cross-entropy they are to weigh no less beside all losses together; a process that consists of
+    pathways alone never loses all of them.
+    """
     scales = [1.0 if learned.unit_scaled else pathway.scale or 1.0 for pathway in learned.pathways]
     end = averaged(learned, begin=LAST_PART).points[0]
     shares = [weight * scale for weight, scale in zip(end.pathway_weights, scales, strict=True)]
     least = EARNED_SHARE * math.fsum(shares)
-    ends, begins = (_beside_cross_entropy(learned, point) for point in (end, start))
-    grown = [end > begin for end, begin in zip(ends, begins, strict=True)]
-    return [index for index, share in enumerate(shares) if grown[index] and share > least]
+    ends, begins = (_beside_the_rest(learned, point) for point in (end, start))
+    if learned.cross_entropy_weight:
+        grown = [end > begin for end, begin in zip(ends, begins, strict=True)]
+    else:
+        grown = [end >= begin * (1 - UNMOVED) for end, begin in zip(ends, begins, strict=True)]
+    earned = [index for index, share in enumerate(shares) if grown[index] and share > least]
+    teaches = earned or learned.cross_entropy_weight or learned.logit_losses
+    return earned if teaches else list(range(len(shares)))
 
 
 def shapes(learned: Process, start: Point) -> list[Candidate]:
@@ -134,9 +145,11 @@ def simplest_of_the_best(judged: Sequence[Judged]) -> Judged:
     return min((one for one in judged if one.accuracy >= least), key=lambda one: one.candidate.simplicity)
 
 
-def _beside_cross_entropy(process: Process, point: Point) -> list[float]:
+def _beside_the_rest(process: Process, point: Point) -> list[float]:
+    """Pathway weights beside cross-entropy; without it, as shares of all weights."""
     own = process.cross_entropy_weight if point.cross_entropy_weight is None else point.cross_entropy_weight
-    return [weight / own for weight in point.pathway_weights] if own else point.pathway_weights
+    beside = own or math.fsum([*point.pathway_weights, *point.logit_weights])
+    return [weight / beside for weight in point.pathway_weights] if beside else point.pathway_weights
 
 
 def _shapes(learned: Process, *, is_pruned: bool) -> list[Candidate]:

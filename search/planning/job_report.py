@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from search.label_free import judged_by
 from search.planning.arms import ArmName
 from search.planning.costs import cache_device_seconds, devices_per_trial
+from search.planning.figures_without_labels import figures_without_labels
 from search.planning.findings import learning_trials, replay_trials, replays_json
 from search.planning.given import found_elsewhere_seconds
 from search.planning.history import History, accuracy, completed, failed
@@ -23,6 +25,7 @@ from search.planning.verdict import (
     Shortfall,
     Verdict,
     judge,
+    judge_without_labels,
     mean_and_deviation,
     paired_difference,
 )
@@ -68,8 +71,15 @@ class JobReport:
             if self._is_sound(arm) and self._is_sound(baseline)
         }
         self._shortfall = self._tuning_shortfall()
-        self.verdict: Verdict = judge(
-            searched_over_tuned=self._difference(ArmName.SEARCHED, ArmName.TUNED_KD),
+        self.verdict: Verdict = self._judged()
+
+    def _judged(self) -> Verdict:
+        over_tuned = self._difference(ArmName.SEARCHED, ArmName.TUNED_KD)
+        if not self._spec.data.is_labelled:
+            figure = judged_by(self._spec).in_words
+            return judge_without_labels(over_tuned, figure=figure, shortfall=self._shortfall)
+        return judge(
+            searched_over_tuned=over_tuned,
             searched_over_alone=self._difference(ArmName.SEARCHED, ArmName.STUDENT_ALONE),
             tuned_over_alone=self._difference(ArmName.TUNED_KD, ArmName.STUDENT_ALONE),
             shortfall=self._shortfall,
@@ -91,7 +101,8 @@ class JobReport:
             "arms": [self._arm(arm) for arm in ArmName if arm in self._spec.proof.arms],
             "differences": [_difference_json(difference) for difference in self._differences.values()],
             "device_seconds": self._device_seconds(),
-            "teacher": {"accuracy": accuracy(teacher)},
+            "teacher": {"accuracy": (teacher.result or {})["accuracy"]},
+            "without_labels": self._without_labels(),
             "stopped_early": sum(trial.state is TrialState.STOPPED_EARLY for trial in self._history),
             "trials": self._counts(),
             "process": found.searched.model_dump(mode="json"),
@@ -101,6 +112,12 @@ class JobReport:
             "epochs": self._spec.proof_epochs,
             "notes": notes(self._spec, self._history, self._proof.found, self._arms, self._shortfall),
         }
+
+    def _without_labels(self) -> dict[str, Any] | None:
+        if self._spec.data.is_labelled:
+            return None
+        runs = {LABELS[arm]: self._runs(arm) for arm in ArmName if arm in self._spec.proof.arms}
+        return figures_without_labels(self._spec, runs)
 
     def _runs(self, arm: ArmName) -> list[TrialRecord]:
         """The arm's completed runs; the searched arm's for an ablation that leaves its process as it is."""
@@ -173,7 +190,8 @@ class JobReport:
             return "the same runs as the searched process"
         if arm in FROM_TUNING:
             point = self._proof.tuned_process.points[0]
-            return f"T = {point.teacher_temperatures[0]:.3g}, weight {point.logit_weights[0]:.3g}"
+            weight = f", weight {point.logit_weights[0]:.3g}" if self._spec.data.is_labelled else ""
+            return f"T = {point.teacher_temperatures[0]:.3g}{weight}"
         return None
 
     def _searched_in_words(self) -> str:

@@ -77,7 +77,7 @@ class ProofRuns:
             case ArmName.STUDENT_ALONE:
                 return constant()
             case ArmName.PLAIN_KD:
-                return plain_kd()
+                return plain_kd(is_labelled=self._spec.data.is_labelled)
             case ArmName.TUNED_KD | ArmName.LONGER_KD:
                 return self.tuned_process
             case ArmName.UNIFORM:

@@ -2,7 +2,8 @@
 
 `searched` only if its paired differences to tuned KD and to the student alone are above zero with their whole
 intervals, and KD was tuned with as much compute as the search took; else tuned KD by the same test over the
-student alone; else the student alone. What cannot be compared does not win.
+student alone; else the student alone. What cannot be compared does not win. Without labels there is no
+student alone: `searched` by the same test over tuned KD, else tuned KD.
 """
 
 from __future__ import annotations
@@ -127,6 +128,25 @@ def judge(
     )
 
 
+def judge_without_labels(
+    searched_over_tuned: Difference | None, *, figure: str, shortfall: Shortfall | None = None
+) -> Verdict:
+    """The verdict of a job without labels; `figure` says in words what both arms were judged by."""
+    measured = f"by {figure} on test images"
+    if _is_better(searched_over_tuned) and shortfall is None:
+        return Verdict(
+            VerdictArm.SEARCHED,
+            f"Use the searched process: {measured} it beats tuned KD by {searched_over_tuned.in_words()}.",
+        )
+    if _is_better(searched_over_tuned):
+        assert shortfall is not None
+        reason = _unproved(searched_over_tuned, f"; {shortfall.in_words()}")
+    else:
+        untuned = f"; {shortfall.in_words()}" if shortfall else ""
+        reason = f"{_why_not('the searched process', 'tuned KD', searched_over_tuned)}{untuned}"
+    return Verdict(VerdictArm.PLAIN_KD, f"Use tuned KD: {measured} {reason}.")
+
+
 def _is_better(difference: Difference | None) -> TypeGuard[Difference]:
     """Whether the whole interval is above zero."""
     return difference is not None and difference.lower > 0
@@ -141,7 +161,11 @@ def _why_not_searched(
         return f"{_why_not(arm, 'tuned KD', over_tuned)}{untuned}"
     if not _is_better(over_alone):
         return f"{_why_not(arm, alone, over_alone)}{untuned}"
-    return f"{arm} beats tuned KD by {over_tuned.in_words()}, but that is no proof{untuned}"
+    return _unproved(over_tuned, untuned)
+
+
+def _unproved(over_tuned: Difference, untuned: str) -> str:
+    return f"the searched process beats tuned KD by {over_tuned.in_words()}, but that is no proof{untuned}"
 
 
 def _why_not(arm: str, baseline: str, difference: Difference | None) -> str:

@@ -8,13 +8,14 @@ from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, Range,
 from search.spec.job import SPEC_VERSION, JobSpec
 from search.spec.limits import Budget, Objective, Resources, Transfer
 from search.spec.method_use import MethodUse, Searched, name_of, searched_settings
-from search.spec.proving import ARMS, REQUIRED_ARMS, Arm, Proof
+from search.spec.proving import ARMS, NEEDING_LABELS, REQUIRED_ARMS, Arm, Proof
 from search.spec.searching import Connections, ProcessSettings, Pruning, Rule, Search, Space, Tuning
 from search.spec.task import Data, Splits, Student, Teacher, TeacherTraining
 from search.spec.training import Training
 
 __all__ = [
     "ARMS",
+    "NEEDING_LABELS",
     "REQUIRED_ARMS",
     "SPEC_VERSION",
     "Arm",

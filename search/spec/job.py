@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from search.spec.fields import Label, SpecModel
 from search.spec.limits import Budget, Objective, Resources, Transfer
@@ -27,7 +27,7 @@ class JobSpec(SpecModel):
     training: Training = Field(default_factory=Training)
     search: Search = Field(default_factory=Search)
     tuning: Tuning = Field(default_factory=Tuning)
-    proof: Proof = Field(default_factory=Proof)
+    proof: Proof = Field(default_factory=Proof, validate_default=True)
     budget: Budget = Field(default_factory=Budget)
     resources_per_trial: Resources = Field(default_factory=Resources)
     objective: Objective = Field(default_factory=Objective)
@@ -48,6 +48,34 @@ class JobSpec(SpecModel):
         if len(value) > 1:
             raise ValueError("several teachers are not supported yet; give one")
         return value
+
+    @field_validator("data")
+    @classmethod
+    def _teacher_needs_no_labels(cls, value: Data, info: ValidationInfo) -> Data:
+        teachers: list[Teacher] = info.data.get("teachers", [])
+        if not value.is_labelled and any(teacher.weights == "train" for teacher in teachers):
+            raise ValueError(
+                "a teacher that the job trains needs labels, and labels is `none`; give teachers.0.weights a "
+                "weights file or `pretrained`"
+            )
+        return value
+
+    @field_validator("search")
+    @classmethod
+    def _meta_loss_has_labels(cls, value: Search, info: ValidationInfo) -> Search:
+        data: Data | None = info.data.get("data")
+        if data is not None and not data.is_labelled and value.process.meta_loss == "cross_entropy":
+            raise ValueError(
+                "process.meta_loss is `cross_entropy`, but data.labels is `none`; use `auto`, "
+                "`teacher_logits` or `teacher_embeddings`"
+            )
+        return value
+
+    @field_validator("proof")
+    @classmethod
+    def _arms_fit_labels(cls, value: Proof, info: ValidationInfo) -> Proof:
+        data: Data | None = info.data.get("data")
+        return value if data is None else value.fitting(is_labelled=data.is_labelled)
 
     @property
     def teacher(self) -> Teacher:

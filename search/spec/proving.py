@@ -22,6 +22,8 @@ ARMS: tuple[Arm, ...] = (
     "searched",
 )
 REQUIRED_ARMS: tuple[Arm, ...] = ("student_alone", "tuned_kd", "searched")
+NEEDING_LABELS: tuple[Arm, ...] = ("student_alone",)
+"""The arms that there are not in a job without labels."""
 
 
 class Proof(SpecModel):
@@ -32,16 +34,31 @@ class Proof(SpecModel):
         Field(default_factory=lambda: [0, 1, 2, 3, 4], description="One run of every arm per seed.")
     )
     arms: Annotated[list[Arm], Field(min_length=1)] = Field(
-        default=list(ARMS), description="student_alone, tuned_kd and searched must be among them."
+        default=list(ARMS),
+        description="student_alone, tuned_kd and searched must be among them; without labels there is no "
+        "student_alone.",
     )
 
     @model_validator(mode="after")
     def _sound(self) -> Proof:
-        missing = [arm for arm in REQUIRED_ARMS if arm not in self.arms]
-        if missing:
-            raise ValueError(f"arms must contain {', '.join(missing)}: the verdict compares them")
         for name in ("seeds", "arms"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} must not repeat a value")
+        return self
+
+    def fitting(self, *, is_labelled: bool) -> Proof:
+        """The proof of a job with or without labels. Raises ValueError where its arms do not fit.
+
+        The default arms become those that there are.
+        """
+        known = [arm for arm in ARMS if is_labelled or arm not in NEEDING_LABELS]
+        if "arms" not in self.model_fields_set:
+            return self if is_labelled else self.model_copy(update={"arms": known})
+        if unknown := [arm for arm in self.arms if arm not in known]:
+            named = ", ".join(unknown)
+            raise ValueError(f"there is no {named} without labels; leave {named} out of proof.arms")
+        missing = [arm for arm in REQUIRED_ARMS if arm in known and arm not in self.arms]
+        if missing:
+            raise ValueError(f"arms must contain {', '.join(missing)}: the verdict compares them")
         return self

@@ -131,6 +131,13 @@ class ProcessSettings(SpecModel):
     retry_every_updates: PositiveInt = Field(
         default=10, description="At every so many updates of the process skipped pathways are computed too."
     )
+    meta_loss: Literal["auto", "cross_entropy", "teacher_logits", "teacher_embeddings"] = Field(
+        default="auto",
+        description="What judges the process on the meta images: `cross_entropy` of their labels; "
+        "`teacher_logits`: KL to the teacher at T = 1; `teacher_embeddings`: how far the images' cosines are "
+        "from the teacher's. `auto`: the first; without labels the second where every choice has a logit "
+        "loss, else the third.",
+    )
     meta_batch_size: PositiveInt | None = Field(
         default=None, description="By default the training batch size, or all meta images if they are fewer."
     )

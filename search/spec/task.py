@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -81,7 +81,30 @@ class Data(SpecModel):
     input_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         default=None, description="Side of the square input in pixels; by default the data's own size."
     )
+    labels: Literal["given", "none"] = Field(
+        default="given",
+        description="`none`: no label is read in training, search, selection or proof; the teacher needs "
+        "weights of its own (docs/label-free.md).",
+    )
+    out_of_distribution: Name | None = Field(
+        default=None,
+        description="Of a job without labels: the data set whose test images are to be told from these; by "
+        "default this one's test images with their pixels shuffled.",
+    )
     unlabelled: Name | None = Field(default=None, description="Reserved: a data set of unlabelled images.")
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the job may read the images' labels."""
+        return self.labels == "given"
+
+    @model_validator(mode="after")
+    def _is_told_apart(self) -> Data:
+        if self.out_of_distribution is not None and self.is_labelled:
+            raise ValueError(
+                "out_of_distribution is for jobs without labels; leave it out, or set labels to none"
+            )
+        return self
 
     @field_validator("unlabelled")
     @classmethod

@@ -5,16 +5,17 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from search.checkpoint import to_bytes
 from search.distill import Report
-from search.evaluate import evaluate
 from search.models import TappedModel
 from search.problems import SearchProblem
 from search.recipe import Provenance, Recipe, Task, TaskModel
 from search.records import ExportParameters, ExportResult
+from search.stages.judging import judge
 from search.stages.material import build, dataset_of, require_data, teacher_of
 from search.trial import Outcome, TrialSetting
 
@@ -46,7 +47,8 @@ class ExportRun:
             self.setting.spec, self.dataset, self.setting.spec.student.name, seed=0, weights=student_file
         )
         device = self.setting.device
-        found = evaluate(student.to(device), self.dataset.splits["test"], device=device)
+        whole = replace(self.setting, evaluation_limit=None)
+        found = judge(whole, student.to(device), "test", teacher=False)
         recipe = write_recipe(self.setting, self.parameters, proof_seeds=self.setting.spec.proof.seeds)
         recipe = recipe.model_copy(update={"served_parameters": student.served_parameter_count})
         recipe_file = places.trial_directory / "recipe.json"

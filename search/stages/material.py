@@ -10,6 +10,7 @@ from torch import Tensor
 
 from search.data import Dataset, ImageSet, open_dataset
 from search.evaluate import evaluate, predict
+from search.evaluation_without_labels import Said, said_of
 from search.models import TappedModel, Weights, build_model, weights_sha256
 from search.preflight import require_batches
 from search.problems import SearchProblem
@@ -46,13 +47,21 @@ class _DataKey:
     name: str
     splits: str
     input_size: int | None
+    is_labelled: bool
     datasets_file: Path | None
     cache_directory: Path
 
 
 def _data_key(data: Data, places: Places) -> _DataKey:
     splits = data.splits.model_dump_json()
-    return _DataKey(data.name, splits, data.input_size, places.datasets_file, places.cache_directory)
+    return _DataKey(
+        name=data.name,
+        splits=splits,
+        input_size=data.input_size,
+        is_labelled=data.is_labelled,
+        datasets_file=places.datasets_file,
+        cache_directory=places.cache_directory,
+    )
 
 
 @lru_cache(maxsize=2)
@@ -63,6 +72,7 @@ def _dataset(key: _DataKey) -> Dataset:
         datasets_file=key.datasets_file,
         input_size=key.input_size,
         cache_directory=key.cache_directory,
+        is_labelled=key.is_labelled,
     )
 
 
@@ -117,6 +127,11 @@ def teacher_logits(setting: TrialSetting, *, split: str) -> Tensor:
     return _teacher_logits(_teacher_key(setting), split)
 
 
+def teacher_said(setting: TrialSetting, *, split: str) -> Said:
+    """Its logits and embeddings of the images of a split, unaugmented."""
+    return _teacher_said(_teacher_key(setting), split)
+
+
 def _teacher_key(setting: TrialSetting) -> _TeacherKey:
     places, file = setting.places, setting.places.teacher_file
     if file is None:
@@ -137,6 +152,11 @@ def _teacher(key: _TeacherKey) -> LoadedTeacher:
 def _teacher_logits(key: _TeacherKey, split: str) -> Tensor:
     images = _dataset(key.data).splits[split].images
     return predict(_teacher(key).model, images, device=key.device).cpu()
+
+
+@lru_cache(maxsize=2)
+def _teacher_said(key: _TeacherKey, split: str) -> Said:
+    return said_of(_teacher(key).model, _dataset(key.data).splits[split].images, device=key.device)
 
 
 def accuracy_on(model: TappedModel, images: ImageSet, device: str) -> float:

@@ -29,6 +29,7 @@ from search.preflight import cards_for, grouped, run_preflight, seconds_per_step
 from search.recipe import AnyPathway, Process, constant
 from search.records import Learning, RunParameters
 from search.stages.kept_outputs import kept_outputs, teacher_pass
+from search.stages.label_free_figures import require_judges
 from search.stages.material import build, dataset_of, teacher_of, training_images
 from search.teacher_cache import TeacherCache
 from search.trial import Outcome, TrialSetting
@@ -68,6 +69,7 @@ class PreflightRun:
         return to_bytes({})
 
     def outcome(self) -> Outcome:
+        require_judges(self.setting, teacher=self.teacher, student=self.student)
         result = run_preflight(
             self.setting.spec,
             self.dataset,
@@ -80,6 +82,10 @@ class PreflightRun:
         )
         return Outcome(result.model_dump(mode="json"), {})
 
+    @property
+    def _plain_kd(self) -> Process:
+        return plain_kd(is_labelled=self.setting.spec.data.is_labelled)
+
     def _measure(self, kind: str) -> float:
         """Median seconds of a step of this kind."""
         match kind:
@@ -88,7 +94,7 @@ class PreflightRun:
             case "teacher":
                 return self._teacher_seconds()
             case "kd":
-                return self._seconds(plain_kd())
+                return self._seconds(self._plain_kd)
             case "pathways":
                 return self._costliest[1]
             case _:
@@ -148,7 +154,7 @@ class PreflightRun:
 
     def _teacher_seconds(self) -> float:
         """Seconds of the teacher on one batch where its outputs are kept; else they are part of the steps."""
-        if self._kept_of_job(RunParameters(process=plain_kd(), epochs=1)) is None:
+        if self._kept_of_job(RunParameters(process=self._plain_kd, epochs=1)) is None:
             return 0.0
         whole = teacher_pass(self.setting, self.teacher, self._one_batch)
 
@@ -192,7 +198,7 @@ class PreflightRun:
             found.append(starting_process(spec, start, max(usable, key=len, default=[])))
         found.sort(key=lambda process: len(process.pathways), reverse=True)
         distilling = [process for process in found if process.pathways or process.logit_losses]
-        return distilling[:MOST_TIMED] or [plain_kd()]
+        return distilling[:MOST_TIMED] or [self._plain_kd]
 
     def _most_losses(self) -> Choices:
         """The largest sets of logit losses and of feature losses that can be used together."""

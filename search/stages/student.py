@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-
 from search.checkpoint import to_bytes
-from search.data import ImageSet
 from search.distill import Distillation, Material, Report
-from search.evaluate import evaluate
 from search.models import TappedModel, export_student, weights_sha256
 from search.problems import require_finite
 from search.randomness import mix
 from search.records import RunParameters, RunResult
+from search.stages.judging import judge
 from search.stages.kept_outputs import kept_outputs
+from search.stages.label_free_figures import without_labels
 from search.stages.material import (
     build,
     dataset_of,
     require_data,
-    teacher_logits,
     teacher_of,
     training_images,
 )
@@ -40,7 +37,6 @@ class StudentRun:
         self.dataset = dataset_of(setting)
         require_data(self.dataset, self.parameters.data_sha256)
         self.is_proof = self.parameters.splits == "proof"
-        self.judged = self.dataset.splits["test" if self.is_proof else "validation"]
         self.run = self._open()
         self.earlier_cache_seconds = 0.0
         if state is not None:
@@ -65,7 +61,7 @@ class StudentRun:
             train=train,
             meta=splits["meta"],
             teacher_outputs=self.kept,
-            validate=None if self.is_proof else self._validator(splits["validation"]),
+            validate=None if self.is_proof else self._validated,
         )
         return Distillation(
             material,
@@ -77,17 +73,9 @@ class StudentRun:
             max_steps=setting.max_steps,
         )
 
-    def _validator(self, images: ImageSet) -> Any:
-        def validate(model: TappedModel) -> dict[str, float]:
-            found = evaluate(
-                model,
-                images,
-                device=self.setting.device,
-                limit=self.setting.evaluation_limit,
-            )
-            return {"accuracy": found.accuracy, "validation_loss": found.loss}
-
-        return validate
+    def _validated(self, model: TappedModel) -> dict[str, float]:
+        found = judge(self.setting, model, "validation", teacher=False)
+        return {"accuracy": found.accuracy, "validation_loss": found.loss}
 
     def steps(self) -> Iterator[Report | None]:
         return self.run.steps()
@@ -100,19 +88,8 @@ class StudentRun:
         """Spent so far on computing the teacher's cached outputs, or on waiting for who does."""
         return self.earlier_cache_seconds + (self.kept.seconds if self.kept else 0.0)
 
-    def _teacher_logits(self) -> Tensor | None:
-        if self.setting.places.teacher_file is None:
-            return None
-        return teacher_logits(self.setting, split="test" if self.is_proof else "validation")
-
     def outcome(self) -> Outcome:
-        found = evaluate(
-            self.run.trained,
-            self.judged,
-            device=self.setting.device,
-            teacher_logits=self._teacher_logits(),
-            limit=self.setting.evaluation_limit,
-        )
+        found = judge(self.setting, self.run.trained, "test" if self.is_proof else "validation")
         require_finite({"the loss on the judged images": found.loss}, step=self.run.step)
         result = RunResult(
             accuracy=found.accuracy,
@@ -126,6 +103,7 @@ class StudentRun:
             process=self.run.recorded(),
             student_sha256=weights_sha256(self.run.trained),
             served_parameters=self.run.trained.served_parameter_count,
+            without_labels=without_labels(self.setting, self.run.trained, is_proof=self.is_proof),
         )
         files = {}
         if self.is_proof:

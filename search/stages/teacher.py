@@ -114,14 +114,19 @@ class TeacherRun:
         export_student(model, file, {"limbeck.role": "teacher"})
         if self.run is not None and self.cached is not None:
             _keep(file, self.cached)
-        device = self.setting.device
         result = TeacherResult(
-            accuracy=accuracy_on(model.to(device), self.dataset.splits["validation"], device),
+            accuracy=self._accuracy(model.to(self.setting.device)),
             weights_sha256=weights_sha256(model),
             cached=self.was_cached,
             data_sha256=self.dataset.content_sha256,
         )
         return Outcome(result.model_dump(mode="json"), {"teacher.safetensors": file})
+
+    def _accuracy(self, model: TappedModel) -> float | None:
+        """On validation; None without labels."""
+        if not self.setting.spec.data.is_labelled:
+            return None
+        return accuracy_on(model, self.dataset.splits["validation"], self.setting.device)
 
 
 def _seed(setting: TrialSetting) -> int:

@@ -190,6 +190,8 @@ class Batches:
         words = mixing.words(sent(indices, self.device), seed=self.augmentation_seed, view=view)
         partners = mixing.partners(words, images=len(self.train.labels))
         mixed, share = mixing.mixed(images, self._images(self.train, partners, view), words)
+        if not self.train.is_labelled:
+            return mixed, labels
         others = self._labels(self.train, partners)
         return mixed, soft_targets(labels, others, share, classes=self.classes).to(self.dtype)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from search.hypergradient import Approximation, Step, of_module
@@ -21,7 +20,8 @@ from search.records import Learning
 from search.training.batches import Batch, Batches, Teaching
 from search.training.extras import Extras
 from search.training.losses import DistillationLosses
-from search.training.precision import forward_taps, whole_float32
+from search.training.meta_losses import MetaBatchLoss
+from search.training.precision import whole_float32
 
 FLOAT16_SCALE = 1024.0
 """Of the meta loss in float16, whose small gradients would else be rounded to zero."""
@@ -48,6 +48,12 @@ class ProcessLearning:
     ) -> None:
         self.process, self.learn, self.hypergradient, self.extras = process, learn, hypergradient, extras
         self.student, self.losses, self.optimizer, self.batches = student, losses, optimizer, batches
+        self._meta_loss = MetaBatchLoss(
+            learn.meta_loss,
+            student=student,
+            teacher=batches.teacher,
+            precision=batches.training.precision,
+        )
         self._live = {f"student.{name}": value for name, value in student.named_parameters()}
         self._live |= {f"losses.{name}": value for name, value in losses.named_parameters()}
         # Copies are made into the same memory again and again: fresh pages cost more than the copy.
@@ -175,11 +181,8 @@ class ProcessLearning:
             # In as many parts as the training batch, which has to fit into memory too.
             for rows in torch.arange(len(images)).tensor_split(min(training.accumulate_parts, len(images))):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
-                logits, _ = forward_taps(
-                    self.student, images[part], [], precision=training.precision, keep_buffers=True
-                )
-                loss = F.cross_entropy(logits, targets[part]) * (scale * len(rows) / len(images))
-                # A parameter that the logits do not depend on has no say in the meta loss.
+                loss = self._meta_loss.of(images[part], targets[part]) * (scale * len(rows) / len(images))
+                # A parameter that the meta loss does not depend on has no say in it.
                 found = torch.autograd.grad(
                     loss, list(named.values()), allow_unused=True, materialize_grads=True
                 )

@@ -52,8 +52,8 @@ class Beside:
 class DistillationLosses(nn.Module):
     """The losses of a process; owns the transforms' parameters, which train beside the student.
 
-    `pair` is needed where the process has feature losses. `scales` (P,) are the pathway losses' values at the
-    first step, once `is_measured`.
+    `pair` is needed where the process has feature losses. Unless `is_labelled` no target is looked at.
+    `scales` (P,) are the pathway losses' values at the first step, once `is_measured`.
     """
 
     scales: Tensor
@@ -67,11 +67,12 @@ class DistillationLosses(nn.Module):
         seed: int,
         label_smoothing: float = 0.0,
         pair: Pair | None = None,
+        is_labelled: bool = True,
     ) -> None:
         super().__init__()
         require_fitting(process, teacher=teacher, student=student)
         self.process = process
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.is_labelled = label_smoothing, is_labelled
         joined = [one for one in process.pathways if isinstance(one, Pathway)]
         pathways = iter(build_pathways(joined, student=student, teacher=teacher, seed=seed))
         self.pathways = nn.ModuleList(
@@ -224,7 +225,7 @@ class DistillationLosses(nn.Module):
         the images within the training images; `extras` and `views` are by the place of their loss among the
         pathways. Differentiable in the effective weights and temperatures too.
         """
-        cross_entropy = F.cross_entropy(student_logits, targets, label_smoothing=self.label_smoothing)
+        cross_entropy = self._cross_entropy(student_logits, targets)
         loss = effective.cross_entropy_weight * cross_entropy
         beside = Beside(student_logits, teacher_logits, targets, indices, extras or {}, views or {})
         values = self.pathway_losses(student_maps, teacher_maps, active, beside)
@@ -241,7 +242,15 @@ class DistillationLosses(nn.Module):
         if logit_losses:
             weights = effective.logit_weights.to(loss.dtype)
             loss = loss + torch.stack(logit_losses) @ sent(weights, loss.device)
+        if not self.is_labelled and not loss.requires_grad:
+            loss = loss + 0 * student_logits.sum()  # no pathway is active at this step
         return loss, cross_entropy
+
+    def _cross_entropy(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        """0-dim; zero where there are no labels."""
+        if not self.is_labelled:
+            return student_logits.new_zeros(())
+        return F.cross_entropy(student_logits, targets, label_smoothing=self.label_smoothing)
 
 
 def _classes(targets: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from search.label_free import JudgedBy, judged_by
+from search.spec import JobSpec
 from service.resources import Progress, shown_state
 from service.store import artifacts, events, jobs, recipes, reports, trials, workers
 from service.store.session import Session
@@ -96,7 +98,7 @@ def job_view(session: Session, *, job_id: str, worker_timeout_seconds: float) ->
         report=report_view(job.report),
         process=process,
         process_source=source,
-        curves=curve_views(found, curves),
+        curves=curve_views(found, curves, figure=_figure(job)),
         trials=trial_views(found, curves),
         events=_recent_events(session, job_id, last_event),
         files=_result_files(artifacts.list_for_job(session, job_id=job_id), found),
@@ -105,6 +107,13 @@ def job_view(session: Session, *, job_id: str, worker_timeout_seconds: float) ->
         spec_json=json.dumps(job.spec, indent=2, ensure_ascii=False),
         now=datetime.now(UTC),
     )
+
+
+def _figure(job: Job) -> str:
+    """What the job judges by, in words."""
+    if (job.spec.get("data") or {}).get("labels") != "none":
+        return JudgedBy.ACCURACY.in_words
+    return judged_by(JobSpec.model_validate(job.spec)).in_words
 
 
 def _process(job: Job, found: Sequence[Trial]) -> tuple[ProcessView | None, str]:

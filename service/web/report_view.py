@@ -42,6 +42,8 @@ class ReportView:
     seeds: int
     notes: list[str]
     replays: list[dict[str, Any]]
+    figure: str
+    without_labels: dict[str, Any] | None
 
 
 def report_view(report: dict[str, Any] | None) -> ReportView | None:
@@ -56,10 +58,12 @@ def report_view(report: dict[str, Any] | None) -> ReportView | None:
     arms = [_arm_row(arm, over_tuned, winner) for arm in report["arms"]]
     spent = dict(report.get("device_seconds", {}))
     total = spent.pop("total", None)
+    without_labels = report.get("without_labels")
+    figure = without_labels["judged_in_words"] if without_labels else "accuracy"
     return ReportView(
         verdict=verdict,
         arms=arms,
-        arms_chart=_arms_chart(arms),
+        arms_chart=_arms_chart(arms, figure),
         differences=differences,
         differences_chart=_differences_chart(differences),
         device_seconds=list(spent.items()),
@@ -69,6 +73,8 @@ def report_view(report: dict[str, Any] | None) -> ReportView | None:
         seeds=max((len(arm.runs) for arm in arms), default=0),
         notes=list(report.get("notes", [])),
         replays=list(report.get("replays", [])),
+        figure=figure,
+        without_labels=without_labels,
     )
 
 
@@ -107,7 +113,7 @@ def _short(label: str) -> str:
     return label.removesuffix(" process")
 
 
-def _arms_chart(arms: list[ArmRow]) -> IntervalChart | None:
+def _arms_chart(arms: list[ArmRow], figure: str) -> IntervalChart | None:
     intervals = []
     for arm in arms:
         if arm.mean is None:
@@ -125,7 +131,9 @@ def _arms_chart(arms: list[ArmRow]) -> IntervalChart | None:
             )
         )
     return interval_chart(
-        intervals, title="Test accuracy of every arm", x_label="test accuracy in %: mean ± sd, and every seed"
+        intervals,
+        title=f"Test {figure} of every arm",
+        x_label=f"test {figure} in %: mean ± sd, and every seed",
     )
 
 

@@ -156,8 +156,11 @@ def _note(trial: Trial, curve: Sequence[MetricRow]) -> str:
     return ""
 
 
-def curve_views(trials: Sequence[Trial], curves: Mapping[str, Sequence[MetricRow]]) -> list[CurvesView]:
-    """A chart of validation accuracy for each stage whose trials validate."""
+def curve_views(
+    trials: Sequence[Trial], curves: Mapping[str, Sequence[MetricRow]], *, figure: str = "accuracy"
+) -> list[CurvesView]:
+    """A chart of validation accuracy (or of the figure that the job judges by) for each stage whose trials
+    validate."""
     views = []
     for stage in STAGES:
         shown = [trial for trial in trials if trial.stage == stage and trial.id in curves]
@@ -176,9 +179,9 @@ def curve_views(trials: Sequence[Trial], curves: Mapping[str, Sequence[MetricRow
         ]
         chart = line_chart(
             series,
-            title=f"Validation accuracy: {lower_first(STAGE_TITLES[stage])}",
+            title=f"Validation {figure}: {lower_first(STAGE_TITLES[stage])}",
             x_label="epoch",
-            y_label="accuracy in %",
+            y_label=f"{figure} in %",
             x_bounds=(0.0, epochs) if epochs else None,
             y_bounds=(0.0, 100.0),
         )

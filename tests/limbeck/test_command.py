@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.house import free_port
-from tests.job_story import STUDENT_BYTES, Story
+from tests.job_story import STUDENT_BYTES, Story, spec_without_labels
 from tests.service.api.conftest import Api
 from tests.service.api.server import run_service, running_server
 
@@ -193,6 +193,19 @@ class TestResults:
         assert report["verdict"]["sentence"] in " ".join(shown.split())
         for arm in report["arms"]:
             assert f"{100 * arm['mean']:.2f} ± {100 * arm['standard_deviation']:.2f}" in shown
+
+    def test_report_of_a_job_without_labels(self, run: Run, api: Api) -> None:
+        story = Story(api.store, api.artifact_root, spec=spec_without_labels())
+        story.submit()
+        story.tell()
+        shown = " ".join(run("report", story.job_id).stdout.split())
+        found = api.client.get(f"/v1/jobs/{story.job_id}/report").json()["without_labels"]
+        assert found["sentence"] in shown
+        assert "with the teacher in %" in shown
+        assert " accuracy in %" not in shown
+        for row in found["rows"]:
+            figures = [100 * row[name] for name in ("knn_accuracy", "linear_probe_accuracy")]
+            assert " ".join(f"{figure:.2f}" for figure in figures) in shown
 
     def test_no_report_yet(self, run: Run, story: Story) -> None:
         done = run("report", story.submit())

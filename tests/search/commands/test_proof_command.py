@@ -142,7 +142,7 @@ def test_a_recipe_is_proved_without_a_search(proved: Proved, tmp_path: Path) -> 
     ("arguments", "words"),
     [
         (["--arms=student_alone,tuned_kd,serched"], ["'serched' is no arm", "did you mean 'searched'?"]),
-        (["--arms=searched"], ["add student_alone, tuned_kd"]),
+        (["--arms=searched"], ["arms must contain student_alone, tuned_kd"]),
         (["--seeds=1"], ["--seeds", "greater than or equal to 2"]),
         (["--set=budget.trails=2"], ["budget.trails", "did you mean 'trials'?"]),
         (["--set=search.space.connections=[[[0, 99]]]"], ["pathway_does_not_fit", "stage 99 of the student"]),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data.readers import create_reader
 
-from search.data import open_dataset
+from search.data import UNLABELLED, Dataset, available_datasets, open_dataset
 from search.problems import SearchProblem
 from search.spec import Splits
 from tests.search.dataset_files import folder, write_images
@@ -215,3 +215,58 @@ class TestParts:
             file.write_text(f"[datasets.own]\nkind = 'imagefolder'\npath = 'own'\ntest = '{name}'\n")
             with pytest.raises(SearchProblem, match=words):
                 open_dataset("own", Splits(), datasets_file=file)
+
+
+class TestWithoutLabels:
+    """A folder of images that nobody has sorted, for a job that reads no labels."""
+
+    def unsorted(self, root: Path, *, classes: str = "") -> Path:
+        """A datasets.toml that names it."""
+        write_images(root / "sorted", classes=2)
+        (root / "photos").mkdir()
+        for number, file in enumerate(sorted((root / "sorted").rglob("*.png"))):
+            file.rename(root / "photos" / f"{number:03}.png")
+        path = root / "datasets.toml"
+        path.write_text(f'[datasets.photos]\nkind = "imagefolder"\npath = "photos"\n{classes}')
+        return path
+
+    def opened(self, path: Path, *, is_labelled: bool) -> Dataset:
+        splits = Splits(meta=5, validation=5, test=10)
+        return open_dataset("photos", splits, datasets_file=path, is_labelled=is_labelled)
+
+    def test_its_images_are_dealt_and_have_no_label(self, tmp_path: Path) -> None:
+        path = self.unsorted(tmp_path, classes='classes = ["cat", "dog", "bird"]\n')
+        dataset = self.opened(path, is_labelled=False)
+        assert dataset.split_sizes == {"train": 20, "meta": 5, "validation": 5, "test": 10}
+        assert dataset.classes == 3
+        assert dataset.own_labels is None
+        for split in dataset.splits.values():
+            assert not split.is_labelled
+            assert split.labels.tolist() == [UNLABELLED] * len(split)
+        (told,) = [one for one in available_datasets(path) if one["name"] == "photos"]
+        assert (told["classes"], told["images"]) == (3, 40)
+
+    def test_with_labels_it_is_refused(self, tmp_path: Path) -> None:
+        path = self.unsorted(tmp_path, classes='classes = ["cat", "dog", "bird"]\n')
+        with pytest.raises(SearchProblem, match="no image files in class folders") as caught:
+            self.opened(path, is_labelled=True)
+        assert caught.value.code == "dataset_empty"
+
+    def test_the_teachers_classes_have_to_be_known(self, tmp_path: Path) -> None:
+        with pytest.raises(SearchProblem, match="list `classes`") as caught:
+            self.opened(self.unsorted(tmp_path), is_labelled=False)
+        assert caught.value.code == "dataset_labels"
+
+    def test_labels_that_there_are_stand_apart(self, tmp_path: Path) -> None:
+        write_images(tmp_path)
+        splits = Splits(meta=5, validation=5, test=10)
+        bare, full = (
+            open_dataset("own", splits, directory=tmp_path, is_labelled=is_labelled)
+            for is_labelled in (False, True)
+        )
+        assert bare.own_labels is not None
+        for name, split in full.splits.items():
+            assert torch.equal(bare.splits[name].images, split.images)
+            assert torch.equal(bare.own_labels[name], split.labels)
+            assert not bare.splits[name].is_labelled
+        assert bare.content_sha256 != full.content_sha256

@@ -152,6 +152,7 @@ class GivenLessons:
     """Lessons of the pair's own outputs, in batches of eight."""
 
     pair: Pair
+    labels: Tensor | None = None
 
     def teacher(
         self, taps: Sequence[int], *, change: Callable[[Tensor], Tensor] | None = None
@@ -169,18 +170,24 @@ class GivenLessons:
 
     def _of(self, name: str, taps: Sequence[int]) -> Iterator[Lesson]:
         for indices in torch.split(torch.arange(IMAGES), BATCH):
-            yield asked(rows_of(outputs(name), indices), taps), targets()[indices], indices
+            labels = targets() if self.labels is None else self.labels
+            yield asked(rows_of(outputs(name), indices), taps), labels[indices], indices
 
 
 def built(
-    name: str, of: Pair, config: Mapping[str, JsonValue] | None = None, *, seed: int = 0
+    name: str,
+    of: Pair,
+    config: Mapping[str, JsonValue] | None = None,
+    *,
+    seed: int = 0,
+    labels: Tensor | None = None,
 ) -> FeatureLossModule:
-    """In float64, and prepared."""
+    """In float64, and prepared; `labels` (IMAGES,) by default are those of `targets`."""
     loss = build_feature_loss(name, config, pair=of, seed=seed).double()
     if loss.needs_lessons:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            loss.prepare(GivenLessons(of), seed=seed)
+            loss.prepare(GivenLessons(of, labels), seed=seed)
     return loss
 
 

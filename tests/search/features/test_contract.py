@@ -10,7 +10,9 @@ import torch.autograd.forward_ad as fwd
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from search.data import UNLABELLED
 from search.features import FeatureLossModule, ModelOutputs, Pair, Seen
+from search.method_card import Need
 from search.registry import Kind, Method, methods
 from tests.search.features.seen import (
     PAIRS,
@@ -20,6 +22,7 @@ from tests.search.features.seen import (
     pair,
     seen,
     student_changed,
+    targets,
     teacher_changed,
     value,
 )
@@ -250,3 +253,18 @@ def test_images_are_compared_with_each_other_where_its_card_asks_for_several(met
     halves = [value(loss, seen(pair(), loss, rows=rows)) for rows in (slice(4), slice(4, 8))]
     is_mean = torch.allclose(whole, torch.stack(halves).mean(), rtol=1e-6, atol=1e-9)
     assert is_mean == (method.card.least_batch == 1 and method.name not in OF_A_BATCH)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [one for one in methods(Kind.FEATURE_LOSS) if Need.LABELS not in one.card.needs],
+    ids=lambda method: method.name,
+)
+def test_a_method_that_needs_no_labels_reads_none(method: Method, of: Pair) -> None:
+    """Other labels, in lessons too, leave its loss as it was, to the bit."""
+    values = []
+    for labels in (targets(), torch.full_like(targets(), UNLABELLED)):
+        loss = built(method.name, of, labels=labels)
+        batch = seen(of, loss)
+        values.append(value(loss, replace(batch, targets=labels[: len(batch.targets)])))
+    assert torch.equal(*values)

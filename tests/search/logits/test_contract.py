@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from search.data import UNLABELLED
 from search.logits import build_logit_loss
+from search.method_card import Need
 from search.registry import Kind, Method, methods
 from tests.search.logits.logits import TWO, logits_of, loss_of, targets
 
@@ -163,3 +165,18 @@ def test_images_are_compared_with_each_other_where_its_card_asks_for_several(met
 
     halves = torch.stack([value(slice(8)), value(slice(8, 16))]).mean()
     assert torch.allclose(value(slice(16)), halves, rtol=1e-9) == (method.card.least_batch == 1)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [one for one in methods(Kind.LOGIT_LOSS) if Need.LABELS not in one.card.needs],
+    ids=lambda method: method.name,
+)
+def test_a_method_that_needs_no_labels_reads_none(method: Method) -> None:
+    values = [
+        build_logit_loss(method.name)(
+            logits_of(0), logits_of(1), teacher_temperature=TWO, student_temperature=TWO, targets=labels
+        )
+        for labels in (targets(), torch.full_like(targets(), UNLABELLED))
+    ]
+    assert torch.equal(*values)

@@ -218,6 +218,6 @@ def test_a_run_on_other_data_than_preflights_is_refused(places: Places) -> None:
 def test_a_figure_that_is_not_finite_fails_the_trial(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_trial(spec_of(), KEY, REPLAY.model_dump(mode="json"), places)
     broken = Evaluation(0.1, math.nan, None, 0.0, 16)
-    monkeypatch.setattr("search.stages.student.evaluate", lambda *_, **__: broken)
+    monkeypatch.setattr("search.stages.judging.evaluate", lambda *_, **__: broken)
     with pytest.raises(NonFiniteFigure, match="the loss on the judged images became nan"):
         run.outcome()

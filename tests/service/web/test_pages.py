@@ -13,7 +13,7 @@ import pytest
 from service.files import ArtifactRoot
 from service.store import queue
 from service.store.session import open_store
-from tests.job_story import Story, preflight, small_spec
+from tests.job_story import Story, preflight, small_spec, spec_without_labels
 from tests.service.api.conftest import Api, opened_api
 from tests.service.api.server import run_service, running_server
 from tests.service.web.conftest import HOSTILE, Stories
@@ -126,6 +126,28 @@ class TestJob:
         assert document.text.count("taken") == 1
         for section in ("Verdict", "Proof", "The process", "Learning curves", "Trials", "Events"):
             assert section in document.text
+
+    def test_a_job_without_labels_says_what_it_judged_by(self, api: Api) -> None:
+        story = Story(api.store, api.artifact_root, spec=spec_without_labels())
+        story.submit()
+        story.tell()
+        document = get(api, f"/jobs/{story.job_id}")
+        report = api.client.get(f"/v1/jobs/{story.job_id}/report").json()
+
+        assert report["verdict"]["sentence"] in document.text
+        assert report["without_labels"]["sentence"] in document.text
+        assert "Test agreement with the teacher, mean" in document.text
+        assert "Test accuracy" not in document.text
+        for row in report["without_labels"]["rows"]:
+            assert row["label"] in document.text
+            assert f"{100 * row['knn_accuracy']:.2f} %" in document.text
+            assert f"{100 * row['out_of_distribution_auroc']:.2f} %" in document.text
+        charts = document.attributes("aria-label")
+        for title in (
+            "Test agreement with the teacher of every arm",
+            "Validation agreement with the teacher: search",
+        ):
+            assert any(chart.startswith(title) for chart in charts)
 
     def test_its_charts(self, api: Api, stories: Stories) -> None:
         charts = get(api, f"/jobs/{stories.succeeded.job_id}").attributes("aria-label")
