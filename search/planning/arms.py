@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import chain
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from search.dimensions import Choices, Dimension, Interval, Options, number
 from search.label_free import meta_loss_of
 from search.pathway_rules import MapFacts, enumerate_pathways, fits
+from search.planning.logit_givers import logit_givers
 from search.planning.method_choices import (
     FEATURE_LOSSES,
     LOGIT_LOSSES,
@@ -149,11 +150,17 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
 
 
-def starting_process(spec: JobSpec, choices: Choices, pathways: Sequence[AnyPathway]) -> Process:
-    """Where a search trial's process begins; held, it is the arm `uniform`."""
+def starting_process(
+    spec: JobSpec,
+    choices: Choices,
+    pathways: Sequence[AnyPathway],
+    cards: Mapping[str, Mapping[str, Any]],
+) -> Process:
+    """Where a search trial's process begins; held, it is the arm `uniform`. Cards are by "kind/name"."""
     losses = logit_losses_of(choices)
+    has_cross_entropy = spec.data.is_labelled and not logit_givers(pathways, cards)
     return Process(
-        cross_entropy_weight=1.0 if spec.data.is_labelled else 0.0,
+        cross_entropy_weight=1.0 if has_cross_entropy else 0.0,
         logit_losses=losses,
         pathways=list(pathways),
         taps="pre_activation" if choices["taps"] == "pre_activation" else "output",
@@ -206,7 +213,7 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
     update_every_steps = int(number(choices["update_every_steps"]))
     steps = spec.budget.epochs_per_trial * preflight.steps_per_epoch["search"]
     return RunParameters(
-        process=starting_process(spec, choices, pathways_of(choices, preflight)),
+        process=starting_process(spec, choices, pathways_of(choices, preflight), preflight.cards),
         epochs=spec.budget.epochs_per_trial,
         splits="search",
         learn=learning(

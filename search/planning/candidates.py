@@ -91,10 +91,10 @@ def most_candidates(spec: JobSpec) -> int:
     return MOST_EDITS + (MOST_DOUBLINGS if is_at_constant_length(spec) else 0)
 
 
-def earned_pathways(learned: Process, start: Point) -> list[int]:
+def earned_pathways(learned: Process, start: Point, *, kept: Sequence[int] = ()) -> list[int]:
     """The pathways that earned their weight: over the last third of training they weigh more, beside
     cross-entropy, than where the search began, and a few per cent of all pathways together. Weights are those
-    on unit-scaled losses.
+    on unit-scaled losses. Those that are `kept` are among them in any case.
 
     Without cross-entropy they are to weigh no less beside all losses together; a process that consists of
     pathways alone never loses all of them.
@@ -108,17 +108,18 @@ def earned_pathways(learned: Process, start: Point) -> list[int]:
         grown = [end > begin for end, begin in zip(ends, begins, strict=True)]
     else:
         grown = [end >= begin * (1 - UNMOVED) for end, begin in zip(ends, begins, strict=True)]
-    earned = [index for index, share in enumerate(shares) if grown[index] and share > least]
+    has_earned = [grown[index] and share > least for index, share in enumerate(shares)]
+    earned = [index for index in range(len(shares)) if has_earned[index] or index in kept]
     teaches = earned or learned.cross_entropy_weight or learned.logit_losses
     return earned if teaches else list(range(len(shares)))
 
 
-def shapes(learned: Process, start: Point) -> list[Candidate]:
+def shapes(learned: Process, start: Point, *, kept: Sequence[int] = ()) -> list[Candidate]:
     """The learned process over time, on the pathways that earned their weight: simplest first, none twice.
 
-    `start`: the weights from which the search began.
+    `start`: the weights from which the search began. `kept`: the pathways that are never left out.
     """
-    earned = earned_pathways(learned, start)
+    earned = earned_pathways(learned, start, kept=kept)
     return _shapes(pruned(learned, earned), is_pruned=len(earned) < len(learned.pathways))
 
 

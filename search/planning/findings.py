@@ -19,6 +19,7 @@ from search.planning.candidates import (
 )
 from search.planning.given import GIVEN, given_replays
 from search.planning.history import History, accuracy, best, completed
+from search.planning.logit_givers import logit_givers
 from search.planning.process_shapes import pruned, scaled
 from search.recipe import Point, Process
 from search.records import StageName, TrialRecord, TrialState
@@ -114,7 +115,8 @@ def candidates(spec: JobSpec, history: History) -> list[Candidate]:
     if trial is None:
         return []
     learned = learned_process(trial)
-    found = shapes(learned, starting_point(trial, history))
+    kept = logit_givers(learned.pathways, history.preflight().cards)
+    found = shapes(learned, starting_point(trial, history), kept=kept)
     best_shape = _best_of(spec, found, history)
     whole = with_all_pathways(learned, best_shape) if best_shape else None
     found += [whole] if whole else []

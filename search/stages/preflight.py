@@ -195,7 +195,7 @@ class PreflightRun:
                 for name, distances in product(space.connections, space.distances)
             ]
             usable = filter(None, map(self._pathways, choices))
-            found.append(starting_process(spec, start, max(usable, key=len, default=[])))
+            found.append(starting_process(spec, start, max(usable, key=len, default=[]), self.cards))
         found.sort(key=lambda process: len(process.pathways), reverse=True)
         distilling = [process for process in found if process.pathways or process.logit_losses]
         return distilling[:MOST_TIMED] or [self._plain_kd]
