@@ -17,8 +17,10 @@ from search.combinations import facts_of
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
 from search.features import Pair, build_feature_loss, pair_of
+from search.label_free import JudgedBy, judged_by
 from search.logits import build_logit_loss
 from search.models import TappedModel, weights_sha256
+from search.models.pretrained import pretrained_classes
 from search.pathway_rules import CONNECTIONS, absent_stages
 from search.problems import SearchProblem
 from search.recipe import Stage
@@ -61,6 +63,8 @@ def run_preflight(
         spec,
         pair_of(student, teacher, images=steps_per_epoch(spec, dataset)["search"] * spec.training.batch_size),
     )
+    if not spec.data.is_labelled:
+        require_classifier(spec, dataset)
     checked = Checked()
     if spec.data.is_labelled:
         checked = check_teacher(spec, dataset, teacher if is_teacher_ready else None, device=device)
@@ -256,12 +260,36 @@ def grouped(steps: Iterator[Any], count: int) -> Iterator[None]:
         yield
 
 
+def without_classifier(spec: JobSpec, dataset: Dataset) -> str | None:
+    """Why a pretrained teacher's classifier cannot be used on this data; None where it can."""
+    classes = pretrained_classes(spec.teacher.model) if spec.teacher.weights == "pretrained" else None
+    if classes in (None, dataset.classes):
+        return None
+    return (
+        f"the pretrained {spec.teacher.model} tells {classes} classes apart and the data have "
+        f"{dataset.classes}, so that its classifier is random"
+    )
+
+
+def require_classifier(spec: JobSpec, dataset: Dataset) -> None:
+    """Raise SearchProblem `teacher_check_failed` where a job without labels would learn a random classifier."""
+    reason = without_classifier(spec, dataset)
+    if reason is not None and judged_by(spec) is JudgedBy.TEACHER_AGREEMENT:
+        raise SearchProblem(
+            f"{reason}: give a weights file whose classifier fits, list the teacher's own `classes` in "
+            "datasets.toml, or set search.process.meta_loss to `teacher_embeddings`",
+            code="teacher_check_failed",
+        )
+
+
 def _notes(
     spec: JobSpec, dataset: Dataset, *, teacher: TappedModel, student: TappedModel, is_teacher_ready: bool
 ) -> list[str]:
     notes = []
     if not spec.data.is_labelled:
         notes.append("the teacher's accuracy was not checked: the job reads no labels")
+        if reason := without_classifier(spec, dataset):
+            notes.append(f"{reason}: plain and tuned KD learn nothing of it")
     elif not is_teacher_ready:
         notes.append("the teacher is not trained yet: its accuracy was not checked")
     if spec.teacher.weights == "untrained":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -19,6 +20,12 @@ def own_normalisation(network: nn.Module, *, channels: int) -> tuple[tuple[float
         values = tuple(float(value) for value in config[field])
         figures.append(values if len(values) == channels else (sum(values) / len(values),) * channels)
     return figures[0], figures[1]
+
+
+def pretrained_classes(name: str) -> int | None:
+    """How many classes timm's own weights of a model tell apart; None where timm does not say."""
+    config = timm.get_pretrained_cfg(name)
+    return None if config is None else int(config.num_classes)
 
 
 def pretrained_file(name: str, config: Any) -> Path:

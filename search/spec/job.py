@@ -33,7 +33,8 @@ class JobSpec(SpecModel):
     objective: Objective = Field(default_factory=Objective)
     floor_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None,
-        description="Teacher's least validation accuracy; by default 1.5 times the majority-class rate.",
+        description="Teacher's least validation accuracy; by default 1.5 times the majority-class rate. Not "
+        "asked without labels.",
     )
     transfer: Transfer = Field(
         default_factory=lambda: Transfer(),

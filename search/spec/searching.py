@@ -197,7 +197,10 @@ class Search(SpecModel):
 
 
 class Tuning(SpecModel):
-    """The random search that tunes KD: temperature and weight of the KL term (cross-entropy weighs 1)."""
+    """The random search that tunes KD: temperature and weight of the KL term (cross-entropy weighs 1).
+
+    Without labels the temperature alone.
+    """
 
     temperature: Range = Field(
         default_factory=lambda: Range(low=1.0, high=8.0), description="Of teacher and student."

@@ -140,3 +140,40 @@ def test_the_median_step_is_measured_after_the_slow_first_ones(monkeypatch: pyte
     monkeypatch.setattr("time.perf_counter", lambda: clock)
     assert seconds_per_step(steps()) == 1.0
     assert len(list(grouped(iter(range(7)), 3))) == 2
+
+
+class TestWithoutLabels:
+    """A job that reads none: no floor, no student alone, and a judge that there has to be."""
+
+    @pytest.fixture(scope="class")
+    def bare(self) -> Dataset:
+        return open_dataset("digits", spec_of().data.splits, is_labelled=False)
+
+    def spec(self, *, weights: str = "untrained", **changes: object) -> JobSpec:
+        teachers = [{"model": "test_resnet", "weights": weights}]
+        return spec_of(teachers=teachers, data={"labels": "none"}, **changes)
+
+    def test_the_teacher_is_not_asked(self, bare: Dataset) -> None:
+        """A random one would fall below the floor."""
+        found = run(self.spec(floor_accuracy=0.9), bare)
+        assert (found.majority_rate, found.floor_accuracy, found.teacher_accuracy) == (None, None, None)
+        assert any("reads no labels" in note for note in found.notes)
+        assert set(KINDS) - set(found.seconds_per_step) == {"student_alone"}
+
+    @pytest.mark.parametrize(("kind", "name"), [("logit_losses", "dkd"), ("feature_losses", "ega")])
+    def test_a_method_that_needs_labels_is_named(self, bare: Dataset, kind: str, name: str) -> None:
+        spec = self.spec(search={"space": {kind: [[name]]}})
+        with pytest.raises(
+            SearchProblem, match=f"search.space.{kind}.0.0: .*'{name}' needs labels"
+        ) as caught:
+            run(spec, bare)
+        assert caught.value.code == "labels_needed"
+
+    def test_a_random_classifier_does_not_judge(self, bare: Dataset) -> None:
+        """timm's own weights of this model tell 1000 classes apart."""
+        with pytest.raises(SearchProblem, match="1000 classes apart and the data have 10") as caught:
+            run(self.spec(weights="pretrained"), bare)
+        assert caught.value.code == "teacher_check_failed"
+        embeddings = {"space": {"connections": ["none"], "logit_losses": [[]], "feature_losses": [["rkd"]]}}
+        found = run(self.spec(weights="pretrained", search=embeddings), bare)
+        assert any("KD learn nothing" in note for note in found.notes)
