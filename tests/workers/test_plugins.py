@@ -118,7 +118,7 @@ def test_a_real_job_trains_with_its_feature_loss(installed: None, tmp_path: Path
 def run_search(*arguments: str) -> str:
     """`python -m` with these; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
