@@ -31,7 +31,7 @@ TEACHER, STUDENT = "resnet8_w32", "resnet8_w8"
 TRAINING = Training(batch_size=32, learning_rate=5e-3, augmentation="none")
 SIZE = 16
 """Of the images, in pixels: a quarter of the work of the usual 32."""
-EPOCHS, TEACHER_EPOCHS = 8, 16
+EPOCHS, TEACHER_EPOCHS = 16, 16
 TEMPERATURE = 4.0
 SEEDS = (0, 1)
 MARGIN_POINTS = 3.0

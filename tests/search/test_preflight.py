@@ -91,6 +91,32 @@ class TestSettings:
         assert caught.value.message.startswith("search.space.logit_losses.1.1: ")
 
 
+class TestCards:
+    def test_the_cards_of_all_methods_that_the_job_may_use_are_in_the_result(self, dataset: Dataset) -> None:
+        space = {"logit_losses": [["kd"], ["logit_std"]], "feature_losses": [[], ["rkd"]]}
+        found = run(spec_of(search={"space": space}, floor_accuracy=0.0), dataset)
+        expected = {"logit_loss/kd", "logit_loss/logit_std", "feature_loss/rkd", "transform/projection"}
+        assert expected <= set(found.cards)
+        assert found.cards["feature_loss/rkd"]["least_batch"] == 8
+        assert "feature_loss/crd" not in found.cards
+        assert found.cards["distance/attention"]["ignores_channels"]
+
+    def test_a_choice_that_cannot_be_used_is_noted(self, dataset: Dataset) -> None:
+        spec = spec_of(
+            search={"space": {"feature_losses": [["crd"], []]}},
+            training={"cutmix_alpha": 1.0},
+            floor_accuracy=0.0,
+        )
+        notes = run(spec, dataset).notes
+        assert any(note.startswith("search.space.feature_losses.0 is passed over") for note in notes)
+
+    def test_a_space_without_another_is_refused(self, dataset: Dataset) -> None:
+        spec = spec_of(search={"space": {"feature_losses": [["crd"]]}}, training={"cutmix_alpha": 1.0})
+        with pytest.raises(SearchProblem, match=r"search\.space\.feature_losses: .*'crd'") as caught:
+            run(spec, dataset)
+        assert caught.value.code == "methods_do_not_combine"
+
+
 class TestFloor:
     def test_an_untrained_teacher_is_refused_with_accuracy_floor_and_remedy(self, dataset: Dataset) -> None:
         with pytest.raises(SearchProblem, match=r"reaches \d+\.\d%.*floor of.*floor_accuracy") as caught:

@@ -14,11 +14,14 @@ from search.records import StageName
 from search.registry import load_everything
 from search.spec import JobSpec
 
+STEPS, IMAGES = 6, 64
+"""Of every training run, and of those that judge it: what is trained with matters here, not how well."""
+
 
 def main(directory: Path, spec: JobSpec) -> None:
     """Run it, and print the records."""
     load_everything()
-    job = LocalJob(spec, directory)
+    job = LocalJob(spec, directory, max_steps=STEPS, evaluation_limit=IMAGES)
     job.run(until=StageName.TUNING)
     told = [
         {"key": str(record.key), "state": record.state.value, "result": record.result}

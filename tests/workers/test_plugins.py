@@ -95,10 +95,12 @@ def test_a_real_job_trains_with_its_feature_loss(installed: None, tmp_path: Path
     losses = [[{"name": "same_length", "config": {"power": 1.5}}]]
     space = {"connections": ["none"], "feature_losses": losses}
     spec = {
-        "teachers": [{"model": "test_resnet", "training": {"epochs": 2}}],
+        "teachers": [{"model": "test_resnet", "training": {"epochs": 1}}],
         "student": {"model": "resnet8_w8"},
         "budget": {"trials": 1, "epochs_per_trial": 2},
         "search": {"space": space},
+        "data": {"input_size": 16},
+        "floor_accuracy": 0.0,
     }
     printed = run_search("tests.workers.local_job_program", str(tmp_path / "job"), json.dumps(spec))
     records = {record["key"]: record for record in json.loads(printed)}
@@ -116,7 +118,7 @@ def test_a_real_job_trains_with_its_feature_loss(installed: None, tmp_path: Path
 def run_search(*arguments: str) -> str:
     """`python -m` with these; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

@@ -96,3 +96,11 @@ def test_a_document_keeps_what_is_not_set() -> None:
 def test_a_spec_of_registered_methods_passes() -> None:
     document = {"teachers": [{"model": "test_resnet"}], "student": {"model": "test_vit"}}
     assert checked_spec(document).teacher.model == "test_resnet"
+
+
+def test_methods_that_cannot_be_used_are_refused_before_anything_is_trained() -> None:
+    crd = ('search.space.feature_losses=[["crd"]]', "training.mixup_alpha=0.2")
+    with pytest.raises(SearchProblem, match=r"feature loss 'crd'.*mixup and CutMix.*mixup_alpha") as caught:
+        spec_with(*crd)
+    assert caught.value.code == "methods_do_not_combine"
+    spec_with(crd[0])

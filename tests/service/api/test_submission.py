@@ -13,6 +13,7 @@ import pytest
 
 from search.spec import JobSpec
 from service.api_examples import JOB_EXAMPLES
+from tests.job_story import CATALOGUE, register_worker
 from tests.service.api.conftest import Api, opened_api, small_spec
 from tests.service.api.server import running_server
 
@@ -167,6 +168,25 @@ class TestRefused:
         )
         fields = {fault["field"] for fault in answer.json()["errors"]}
         assert {"budget.trials", "budget.epochs", "floor_accuracy"} <= fields
+
+    def test_methods_that_cannot_be_used_in_such_a_job(self, tmp_path: Path) -> None:
+        """By what a worker's catalogue says of them; another choice saves the space."""
+        gram = {"kind": "distance", "name": "gram", "summary": "", "source": "", "least_batch": 8}
+        with opened_api(tmp_path) as api:
+            register_worker(api.store, {**CATALOGUE, "methods": [*CATALOGUE["methods"], gram]})
+
+            def submit(*distances: list[str]) -> dict[str, Any]:
+                parts = {"training": {"batch_size": 4}, "search": {"space": {"distances": [*distances]}}}
+                document: dict[str, Any] = api.client.post("/v1/jobs", json=small_spec(**parts)).json()
+                return document
+
+            problem = submit(["gram"], ["mse", "gram"])
+            assert (problem["code"], problem["status"]) == ("invalid_spec", 422)
+            (fault,) = problem["errors"]
+            assert fault["field"] == "search.space.distances"
+            assert "needs 8 of them, but only 4 are taken at once" in fault["message"]
+            assert "training.batch_size" in fault["remedy"]
+            assert submit(["gram"], ["mse"])["state"] == "queued"
 
     @pytest.mark.parametrize("body", [b"[]", b"3", b'"text"', b"null"], ids=repr)
     def test_json_that_is_no_object(self, api: Api, body: bytes) -> None:
