@@ -63,6 +63,7 @@ def pathways_again(step: Step, part: int, parameters: Parameters, outputs: Stude
         step.losses,
         _replaced(step, parameters),
         (maps, batch.teacher_maps, step.active, batch.beside(logits, views)),
+        tie_weights=False,
     )
     return values
 
@@ -90,6 +91,7 @@ def loss_again(
                 "extras": batch.extras,
                 "views": views,
             },
+            tie_weights=False,
         )
     return loss
 
@@ -119,6 +121,11 @@ def gathered(step: Step, slopes: Mapping[str, Tensor]) -> HyperGradient:
 
 
 def _replaced(step: Step, parameters: Parameters) -> dict[str, Tensor]:
+    """What stands for the losses' own tensors, each by one name.
+
+    To be called without `tie_weights`: torch puts back the wrong tensors where two places share a module, and
+    pathways share their transform.
+    """
     buffers = {name: value.clone() for name, value in step.losses.named_buffers()}
     return of_module(parameters, "losses") | buffers
 
