@@ -16,8 +16,8 @@ from search.registry import Kind, register
 STATISTICS = 4
 WIDTH = 16
 SIDE = 3
-LEAST_LENGTH = 1e-12
-"""Of a kernel, squared: one that has no length is left at zero, not divided by it."""
+LEAST_SIZE = 1e-6
+"""Of a kernel: one that is nearly nothing is divided by this and not by its own size."""
 
 
 @register(
@@ -31,10 +31,11 @@ LEAST_LENGTH = 1e-12
         trains=True,
         differences="For classification, between maps of any two stages: a 1x1 projection, trained beside "
         "the student, goes first. Kernels are the same at all places of a channel. One small net predicts "
-        "them for all channels, from four statistics of each, so that a recipe can hold it. Kernels have "
-        "unit Euclidean length: else one that sends both maps to zero would leave no loss. The net is moved "
-        "by the exact hypergradient of the last steps that were taken, not of a virtual one. A replay holds "
-        "it as it was in the end; its course over the search is not recorded.",
+        "them for all channels, from four statistics of each, so that a recipe can hold it. The absolute "
+        "values of a kernel add up to 1: else one that sends both maps to zero would leave no loss, and one "
+        "that enlarges them would act as a learning rate. The net is moved by the exact hypergradient of "
+        "steps that were taken, not of a virtual one. A replay holds it as it was in the end: its course is "
+        "not recorded.",
     ),
 )
 class DynamicKernel(TwoSided):
@@ -42,8 +43,9 @@ class DynamicKernel(TwoSided):
 
     The kernel is predicted from the means of F_s, F_s^2, F_t F_s and (F_t F_s)^2 over the channel's places,
     each image's maps divided by their root mean square: 4 -> 16 by a hyperbolic tangent -> 9, added to the
-    identity and brought to length 1. These 233 numbers are meta parameters. They start such that each kernel
-    is the identity, where the loss is the plain distance; between maps of one place they stay there.
+    identity, and divided by the sum of the nine absolute values, so that it enlarges no map. The net's 233
+    numbers are meta parameters. They start such that each kernel is the identity, where the loss is the plain
+    distance; between maps of one place they stay there.
     """
 
     meta_parameters = ("enter_weight", "enter_bias", "leave_weight", "leave_bias")
@@ -73,13 +75,13 @@ class DynamicKernel(TwoSided):
         return convolved(projected, kernels), convolved(teacher_map, kernels)
 
     def kernels(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        """(B, C, 9), of two maps (B, C, H, W); nine numbers row by row, whose squares add up to 1."""
+        """(B, C, 9), of two maps (B, C, H, W); nine numbers row by row, whose absolute values add up to 1."""
         found = statistics(student_map, teacher_map)
         hidden = functional.linear(found, self.enter_weight, self.enter_bias).tanh()
         added = functional.linear(hidden, self.leave_weight, self.leave_bias)
         identity = functional.pad(added.new_ones(1), [SIDE**2 // 2] * 2)
         kernels = identity + added
-        return kernels / kernels.square().sum(dim=2, keepdim=True).clamp(min=LEAST_LENGTH).sqrt()
+        return kernels / kernels.abs().sum(dim=2, keepdim=True).clamp(min=LEAST_SIZE)
 
 
 def statistics(student_map: Tensor, teacher_map: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def set_meta_parameters(transform: nn.Module, values: Tensor) -> None:
     """Take all of them from one vector, in the transform's order."""
     parameters = meta_parameters(transform)
     sizes = [parameter.numel() for parameter in parameters.values()]
-    for parameter, part in zip(parameters.values(), values.split(sizes), strict=True):
+    for parameter, part in zip(parameters.values(), torch.split(values, sizes), strict=True):
         parameter.copy_(part.view_as(parameter))
 
 

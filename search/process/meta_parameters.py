@@ -41,7 +41,8 @@ class LearnedMetaParameters:
         if self._adam is None:
             return
         owners = self._losses.meta_owners()
-        for owner, part in zip(owners, gradient.split([owner.size for owner in owners]), strict=True):
+        parts = torch.split(gradient, [owner.size for owner in owners])
+        for owner, part in zip(owners, parts, strict=True):
             is_active = not set(owner.pathways).isdisjoint(active)
             # Without a gradient Adam leaves a parameter and its moments alone.
             self._raw[owner.prefix].grad = part.clone() if is_active else None

@@ -92,7 +92,7 @@ def by_hand(student: np.ndarray, teacher: np.ndarray, phi: np.ndarray) -> tuple[
         hidden = np.tanh(enter_weight @ said + enter_bias)
         kernel = (leave_weight @ hidden + leave_bias).reshape(3, 3)
         kernel[1, 1] += 1
-        kernel /= np.linalg.norm(kernel)
+        kernel /= np.abs(kernel).sum()
         for side, feature_map in zip(sides, (student, teacher), strict=True):
             padded = np.pad(feature_map[channel], 1)
             for row, column in np.ndindex(*feature_map.shape[1:]):
@@ -121,11 +121,11 @@ def test_it_has_few_parameters_however_many_channels_there_are() -> None:
 
 class TestKernels:
     def test_no_net_sends_the_maps_to_zero(self) -> None:
-        """Of unit length whatever the parameters: also where the net cancels the identity."""
+        """Of one size whatever the parameters: also where the net cancels the identity."""
         student, teacher = normal(4, 5, 6, 6, seed=0), normal(4, 5, 6, 6, seed=1)
         for size in (0.0, 0.5, 1e3):
             kernels = learned(5, 5, size=size).kernels(student, teacher)
-            torch.testing.assert_close(kernels.square().sum(dim=2), torch.ones(4, 5, dtype=torch.float64))
+            torch.testing.assert_close(kernels.abs().sum(dim=2), torch.ones(4, 5, dtype=torch.float64))
         module = learned(5, 5, size=0.0)
         with torch.no_grad():
             module.leave_bias[4] = 1e-3 - 1.0
@@ -134,12 +134,12 @@ class TestKernels:
             module.leave_bias[4] = -1.0
         assert torch.isfinite(module.kernels(student, teacher)).all()
 
-    def test_white_maps_keep_their_size(self) -> None:
-        """So that a distance is about 1 between independent maps after any kernels too."""
-        white = normal(64, 8, 16, 16, seed=0)
-        kernels = learned(8, 8).kernels(white, normal(64, 8, 16, 16, seed=1))
-        inside = convolved(white, kernels)[:, :, 1:-1, 1:-1]
-        assert float(inside.square().mean()) == pytest.approx(1.0, abs=0.02)
+    def test_they_enlarge_no_map_and_each_lets_something_pass(self) -> None:
+        """Of all waves the strongest comes through with a third at least, and none with more than it had."""
+        kernels = learned(8, 8).kernels(normal(64, 8, 16, 16, seed=0), normal(64, 8, 16, 16, seed=1))
+        gains = torch.fft.fft2(kernels.reshape(64, 8, 3, 3), s=(32, 32)).abs().amax(dim=(2, 3))
+        assert float(gains.max()) <= 1 + 1e-12
+        assert float(gains.min()) >= 1 / 3
 
     def test_they_depend_on_the_image_the_channel_and_the_teacher(self) -> None:
         module = learned(5, 5)
@@ -192,7 +192,7 @@ class TestDerivatives:
         torch.autograd.gradcheck(value, leaves, check_forward_ad=True, fast_mode=True)
         torch.autograd.gradgradcheck(value, leaves, fast_mode=True)
 
-    @pytest.mark.parametrize("fill", [0.0, 1.0, 1e-20, 1e4])
+    @pytest.mark.parametrize("fill", [0.0, 1.0, 1e-6, 1e4])
     @pytest.mark.parametrize("distance", DISTANCES)
     def test_maps_that_say_nothing_give_finite_ones(self, distance: str, fill: float) -> None:
         loss = loss_of("dynamic_kernel", distance, student=4, teacher=4).float()

@@ -99,10 +99,12 @@ class TestSearch:
     def test_adam_moves_them_at_their_part_of_the_processs_rate(self) -> None:
         run = a_search()
         next(run.steps())
-        leaving = torch.cat([value.flatten() for name, value in meta(run).items() if "leave" in name])
-        torch.testing.assert_close(
-            leaving.abs(), torch.full_like(leaving, RATE_FACTOR * 0.05), rtol=1e-3, atol=0
-        )
+        moved = [value for name, value in meta(run).items() if "leave" in name]
+        # A kernel that is the identity does not answer to its middle, which its size takes out again.
+        around = torch.cat([torch.cat([value[:4], value[5:]]).flatten() for value in moved])
+        rate = torch.full_like(around, RATE_FACTOR * 0.05)
+        torch.testing.assert_close(around.abs(), rate, rtol=1e-3, atol=0)
+        assert not any(value[4].any() for value in moved)
 
     def test_those_of_a_skipped_pathway_wait(self) -> None:
         process = process_of(pathway(), pathway(2), pathway_weights=[0.3, 0.01], skip_below=0.1)
@@ -184,7 +186,7 @@ class TestRecipe:
 
     def test_one_for_other_models_too(self, searched: tuple[Distillation, Process]) -> None:
         _, process = searched
-        replay = make_run(TRAINING["sgd"], process=process, student="test_convnext")
+        replay = make_run(TRAINING["adamw"], process=process, student="test_convnext")
         assert replay.student.stages[1].channels != searched[0].student.stages[1].channels
         finished(replay)
 
