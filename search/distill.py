@@ -333,7 +333,8 @@ class Distillation:
 
     def recorded(self) -> Process:
         """The process as replayed or as learned so far, with the scales measured."""
-        return self.process.recorded([float(scale) for scale in self.losses.scales])
+        process = self.process.recorded([float(scale) for scale in self.losses.scales])
+        return self.learning.meta_parameters.recorded(process) if self.learning else process
 
     def state(self) -> dict[str, Any]:
         """All that is needed to continue from here, of tensors and plain values."""

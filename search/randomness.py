@@ -24,6 +24,19 @@ class Seeded:
             generator.set_state(state)
 
 
+class RandomState:
+    """Where the random numbers stand, to draw the same ones again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._generators = _generators(device)
+        self._states = [generator.get_state() for generator in self._generators]
+
+    def come_back(self) -> None:
+        """Go on from where they stood."""
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+
+
 def _generators(device: torch.device) -> list[torch.Generator]:
     """The CPU's, and that of the device."""
     found: list[torch.Generator] = [torch.default_generator]

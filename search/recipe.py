@@ -15,6 +15,7 @@ from search.spec import JobSpec, Training
 
 RECIPE_VERSION: Literal[1] = 1
 MAX_PATHWAYS = 4096
+MAX_META_PARAMETERS = 4096
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
 
@@ -47,6 +48,10 @@ class Pathway(RecipeModel):
     scale: float | None = Field(
         default=None,
         description="The loss's value at the search's first step; a replay measures its own (floor 1e-8).",
+    )
+    parameters: Annotated[list[float], Field(max_length=MAX_META_PARAMETERS)] | None = Field(
+        default=None,
+        description="What the transform learned from the meta loss, held in a replay; null: its own start.",
     )
 
     @property

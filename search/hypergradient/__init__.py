@@ -12,7 +12,7 @@ weights, buffers, gradients and random state as they were.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -37,7 +37,8 @@ Parameters = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class HyperGradient:
-    """Gradient of the meta loss with respect to the effective values; float64 vectors on the CPU.
+    """Gradient of the meta loss with respect to the effective values, and to the transforms' meta parameters
+    (M in all, in the order of `DistillationLosses.meta_parameters`); float64 vectors on the CPU.
 
     Zero for pathways that were not active.
     """
@@ -46,6 +47,7 @@ class HyperGradient:
     pathway_weights: Tensor  # (P,)
     teacher_temperatures: Tensor  # (L,)
     student_temperatures: Tensor  # (L,)
+    meta_parameters: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))  # (M,)
 
     def __add__(self, other: HyperGradient) -> HyperGradient:
         return HyperGradient(
@@ -67,7 +69,8 @@ class Step:
     """The training losses of one step that was taken: the point at which they are differentiated.
 
     `before` are the parameters before the step, `parts` the parts of its batch with one random seed each
-    (the loss is the mean over the parts), `active` the indices of the pathways that were computed.
+    (the loss is the mean over the parts), `active` the indices of the pathways that were computed. The meta
+    parameters are still those of the step: a window ends before they are moved.
     """
 
     student: TappedModel
@@ -89,7 +92,7 @@ class Approximation(Protocol):
     """A way to differentiate the losses of a step along a direction u (a name without entry: zero)."""
 
     def slope(self, step: Step, direction: Parameters) -> HyperGradient:
-        """d/dw <u, grad L(theta, w)>, for w the effective weights and temperatures."""
+        """d/dw <u, grad L(theta, w)>, for w the effective weights, temperatures and meta parameters."""
         ...
 
     def pull_back(self, step: Step, direction: Parameters) -> tuple[HyperGradient, dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,8 @@ from search.training.precision import Precision, forward_taps
 if TYPE_CHECKING:
     from search.process import Effective
     from search.training.losses import DistillationLosses
+
+META = "meta_parameters"
 
 
 def seeded(step: Step, part: int) -> Seeded:
@@ -56,13 +58,17 @@ def student_again(
 
 
 def pathways_again(step: Step, part: int, parameters: Parameters, outputs: StudentOutputs) -> Tensor:
-    """The unit-scaled losses (A,) of the active pathways, of what the student says."""
+    """The unit-scaled losses (A,) of the active pathways, of what the student says.
+
+    Of the losses' buffers those are replaced that `parameters` names: meta parameters.
+    """
     logits, maps, views = outputs
     batch = step.parts[part]
     values: Tensor = torch.func.functional_call(
         step.losses,
         _replaced(step, parameters),
         (maps, batch.teacher_maps, step.active, batch.beside(logits, views)),
+        tie_weights=False,
     )
     return values
 
@@ -90,6 +96,7 @@ def loss_again(
                 "extras": batch.extras,
                 "views": views,
             },
+            tie_weights=False,
         )
     return loss
 
@@ -107,20 +114,37 @@ def logit_losses_again(step: Step, part: int, logits: Tensor, temperatures: tupl
     return torch.stack(values) if values else logits.new_zeros(0)
 
 
+def meta_leaves(step: Step) -> dict[str, Tensor]:
+    """The transforms' meta parameters by `losses.NAME`, to be differentiated by."""
+    named = step.losses.meta_parameters()
+    return {f"losses.{name}": value.detach().clone().requires_grad_(True) for name, value in named.items()}
+
+
+def flat(values: Iterable[Tensor], *, like: Tensor) -> Tensor:
+    """All numbers of the tensors as one vector, empty where there are none."""
+    return torch.cat([like.new_zeros(0), *(value.flatten() for value in values)])
+
+
 def gathered(step: Step, slopes: Mapping[str, Tensor]) -> HyperGradient:
     """The hypergradient of slopes on the device, their pathways the active ones only: one wait for it all."""
     names = ("logit_weights", "teacher_temperatures", "student_temperatures", "pathway_weights")
     losses = len(step.effective.logit_weights)
-    flat = torch.cat([slopes[name].detach() for name in names]).cpu().double()
-    logit, teacher, student, active = torch.split(flat, [losses, losses, losses, len(step.active)])
+    all_slopes = torch.cat([slopes[name].detach() for name in (*names, META)]).cpu().double()
+    sizes = [losses, losses, losses, len(step.active), len(slopes[META])]
+    logit, teacher, student, active, meta = torch.split(all_slopes, sizes)
     pathway = torch.zeros(len(step.effective.pathway_weights), dtype=torch.float64)
     pathway[list(step.active)] = active
-    return HyperGradient(logit, pathway, teacher, student)
+    return HyperGradient(logit, pathway, teacher, student, meta)
 
 
 def _replaced(step: Step, parameters: Parameters) -> dict[str, Tensor]:
+    """What stands for the losses' own tensors, each by one name.
+
+    To be called without `tie_weights`: torch puts back the wrong tensors where two places share a module, and
+    pathways share their transform.
+    """
     buffers = {name: value.clone() for name, value in step.losses.named_buffers()}
-    return of_module(parameters, "losses") | buffers
+    return buffers | of_module(parameters, "losses")
 
 
 class _Total(nn.Module):

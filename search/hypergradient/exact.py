@@ -2,7 +2,8 @@
 
 The training loss is linear in the weights: d/dw_p <u, grad L> = <u, grad L_p>, one Jacobian-vector product of
 the vector of losses along u. A temperature enters its loss non-linearly: with z the logits and dz their
-tangent, d/dtau <u, grad KD> = d/dtau <dKD/dz, dz>, a small backward pass on the logits alone.
+tangent, d/dtau <u, grad KD> = d/dtau <dKD/dz, dz>, a small backward pass on the logits alone. A transform's
+meta parameters are treated likewise, on the maps (`search.hypergradient.through_maps`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,24 @@ import torch.autograd.forward_ad as fwd
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from search.features import ModelOutputs
 from search.hypergradient import HyperGradient, Parameters, Step
 from search.hypergradient.again import (
+    META,
+    flat,
     gathered,
     logit_losses_again,
     loss_again,
+    meta_leaves,
     pathways_again,
     seeded,
     student_again,
 )
+from search.hypergradient.through_maps import by_meta_parameters
 from search.problems import SearchProblem
+from search.randomness import RandomState
 from search.registry import Kind, register
+from search.training.extras import StudentOutputs
 
 SLOPES = ("logit_weights", "pathway_weights", "teacher_temperatures", "student_temperatures")
 
@@ -51,7 +59,7 @@ class Exact:
                 "choose another student",
                 code="model_unsupported",
             ) from error
-        return gathered(step, {name: torch.stack([s[name] for s in parts]).mean(0) for name in SLOPES})
+        return gathered(step, {name: torch.stack([s[name] for s in parts]).mean(0) for name in parts[0]})
 
     def pull_back(self, step: Step, direction: Parameters) -> tuple[HyperGradient, dict[str, Tensor]]:
         """The gradient's graph, contracted with u, differentiated once more."""
@@ -75,10 +83,20 @@ def _slopes(step: Step, part: int, direction: Parameters) -> dict[str, Tensor]:
         }
         outputs = student_again(step, part, duals, step.precision, exact_tangents=True)
         plain, tangent = _primal(outputs.logits).clone(), _tangent(outputs.logits).clone()
-        by_pathway = plain.new_zeros(0)
+        by_pathway = by_meta = plain.new_zeros(0)
+        meta = meta_leaves(step)
+        before_pathways = RandomState(step.device) if meta else None
         if step.active:
             by_pathway = _tangent(pathways_again(step, part, duals, outputs)).clone()
-    return {"pathway_weights": by_pathway, **_by_logits(step, part, logits=plain, tangent=tangent)}
+        if before_pathways is not None:
+            before_pathways.come_back()
+            tangents = {stage: _tangent(one).clone() for stage, one in outputs.maps.items()}
+            by_meta = by_meta_parameters(step, part, meta, direction, _values(outputs), tangents)
+    return {
+        "pathway_weights": by_pathway,
+        META: by_meta,
+        **_by_logits(step, part, logits=plain, tangent=tangent),
+    }
 
 
 def _by_logits(step: Step, part: int, *, logits: Tensor, tangent: Tensor) -> dict[str, Tensor]:
@@ -108,16 +126,16 @@ def _by_logits(step: Step, part: int, *, logits: Tensor, tangent: Tensor) -> dic
 def _second_order(
     step: Step, part: int, direction: Parameters
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """d <u, grad L> / d (weights and temperatures), and / d parameters."""
+    """d <u, grad L> / d (weights, temperatures, meta parameters), and / d parameters."""
     leaves = {name: value.detach().requires_grad_(True) for name, value in step.before.items()}
     like = next(iter(leaves.values())).detach()
     vectors = {
         name: getattr(step.effective, name).to(like, copy=True).requires_grad_(True) for name in SLOPES
     }
+    meta = meta_leaves(step)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        loss = loss_again(
-            step, part, leaves, effective=replace(step.effective, **vectors), precision=step.precision
-        )
+        effective = replace(step.effective, **vectors)
+        loss = loss_again(step, part, leaves | meta, effective=effective, precision=step.precision)
         asked = [name for name in leaves if name in direction]
         gradients = torch.autograd.grad(
             loss, [leaves[name] for name in asked], create_graph=True, allow_unused=True
@@ -129,14 +147,25 @@ def _second_order(
         ]
         found = torch.autograd.grad(
             torch.stack(along).sum(),
-            [*vectors.values(), *leaves.values()],
+            [*vectors.values(), *leaves.values(), *meta.values()],
             allow_unused=True,
             materialize_grads=True,
         )
-    return (
-        dict(zip(vectors, found[: len(vectors)], strict=True)),
-        dict(zip(leaves, found[len(vectors) :], strict=True)),
-    )
+    slopes = dict(zip(vectors, found, strict=False))
+    hessian = dict(zip(leaves, found[len(vectors) :], strict=False))
+    by_meta = flat(found[len(vectors) + len(leaves) :], like=like)
+    return slopes | {META: by_meta}, hessian
+
+
+def _values(outputs: StudentOutputs) -> StudentOutputs:
+    """The same without tangents."""
+    logits, maps, views = outputs
+    plain = {stage: _primal(one).clone() for stage, one in maps.items()}
+    plain_views = {
+        place: ModelOutputs(_primal(view.logits), {tap: _primal(one) for tap, one in view.maps.items()})
+        for place, view in views.items()
+    }
+    return StudentOutputs(_primal(logits).clone(), plain, plain_views)
 
 
 @cache

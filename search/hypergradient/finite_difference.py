@@ -13,15 +13,19 @@ from torch import Tensor
 
 from search.hypergradient import HyperGradient, Parameters, Step
 from search.hypergradient.again import (
+    META,
+    flat,
     gathered,
     logit_losses_again,
     loss_again,
+    meta_leaves,
     pathways_again,
     seeded,
     student_again,
 )
 from search.method_card import Card
 from search.registry import Kind, register
+from search.training.extras import StudentOutputs
 from search.training.precision import Precision
 
 RADIUS = 1e-2
@@ -87,11 +91,11 @@ class FiniteDifference:
         return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
     def _values(self, step: Step, part: int, parameters: Parameters) -> Values:
-        """The losses, and the logit losses' derivatives by their temperatures."""
+        """The losses, and their derivatives by temperatures and by the transforms' meta parameters."""
         with torch.no_grad(), seeded(step, part):
             outputs = student_again(step, part, parameters, self.precision)
             logits = outputs.logits
-            pathways = pathways_again(step, part, parameters, outputs) if step.active else logits.new_zeros(0)
+            pathways, by_meta = _pathways(step, part, parameters, outputs)
         effective = step.effective
         temperatures = (
             effective.teacher_temperatures.to(logits, copy=True).requires_grad_(True),
@@ -112,6 +116,7 @@ class FiniteDifference:
         return {
             "logit_weights": values.detach(),
             "pathway_weights": pathways,
+            META: by_meta,
             "teacher_temperatures": teacher.detach(),
             "student_temperatures": student.detach(),
         }
@@ -124,3 +129,20 @@ class FiniteDifference:
             loss, list(leaves.values()), allow_unused=True, materialize_grads=True
         )
         return dict(zip(leaves, gradients, strict=True))
+
+
+def _pathways(
+    step: Step, part: int, parameters: Parameters, outputs: StudentOutputs
+) -> tuple[Tensor, Tensor]:
+    """The active pathways' losses (A,), and the derivative of their weighted sum by meta parameters (M,)."""
+    logits, meta = outputs.logits, meta_leaves(step)
+    nothing = flat((torch.zeros_like(value) for value in meta.values()), like=logits)
+    if not step.active:
+        return logits.new_zeros(0), nothing
+    with torch.set_grad_enabled(bool(meta)):
+        values = pathways_again(step, part, {**parameters, **meta}, outputs)
+        loss = values @ step.effective.pathway_weights[list(step.active)].to(values)
+    if not loss.requires_grad:
+        return values.detach(), nothing
+    found = torch.autograd.grad(loss, [*meta.values()], allow_unused=True, materialize_grads=True)
+    return values.detach(), flat(found, like=logits)

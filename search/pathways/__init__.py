@@ -1,12 +1,14 @@
 """Feature pathways: transforms (Kind.TRANSFORM) and distances (Kind.DISTANCE), one per file.
 
 Contracts. A transform is an `nn.Module` class `(student: Stage, teacher: Stage)`; `forward(student_map
-(B, Cs, Hs, Ws), teacher_shape (Ct, Ht, Wt))` gives (B, Ct, Ht, Wt). A distance is a function
-`(student_map, teacher_map) -> 0-dim mean`, both (B, C, H, W) of one spatial size; no gradient reaches the
-teacher's map. A distance is 0 between equal maps and about 1 between independent normal maps of unit
-variance, whatever their sizes, so that one range of weights fits all; it is 0 where a map cannot say anything
-(one place, a batch of one). All formulas are free of in-place operations, can be differentiated twice, stay
-finite on silent and on constant maps, and run in float64 and under forward-mode AD.
+(B, Cs, Hs, Ws), teacher_shape (Ct, Ht, Wt))` gives (B, Ct, Ht, Wt). One that changes both maps is a
+`two_sided.TwoSided`; one that a search teaches by the meta loss names its `meta_parameters`. A distance is a
+function `(student_map, teacher_map) -> 0-dim mean`, both (B, C, H, W) of one spatial size, differentiable in
+both: the pathway sees to it that no gradient reaches the teacher. A distance is 0 between equal maps and
+about 1 between independent normal maps of unit variance, whatever their sizes, so that one range of weights
+fits all; it is 0 where a map cannot say anything (one place, a batch of one). All formulas are free of
+in-place operations, can be differentiated twice, stay finite on silent and on constant maps, and run in
+float64 and under forward-mode AD.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from search import registry
+from search.pathways.meta_parameters import load_meta_parameters
+from search.pathways.two_sided import TwoSided
+from search.problems import SearchProblem
 from search.recipe import Pathway, Stage
 from search.registry import Kind, import_siblings
 
@@ -31,15 +36,17 @@ class PathwayLoss(nn.Module):
 
     def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
         """The loss, 0-dim, of a student's and a teacher's map of the pathway's stages."""
-        return self.distance(self.transformed(student_map, teacher_map), teacher_map)
+        return self.distance(*self.transformed(student_map, teacher_map))
 
-    def transformed(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        """The student's map as the distance compares it."""
-        moved: Tensor = self.transform(student_map, tuple(teacher_map.shape[1:]))
-        return moved
+    def transformed(self, student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps as the distance compares them; no gradient reaches the teacher's as it came."""
+        teacher_map = teacher_map.detach()
+        if isinstance(self.transform, TwoSided):
+            return self.transform.both(student_map, teacher_map)
+        return self.transform(student_map, tuple(teacher_map.shape[1:])), teacher_map
 
     def distance(self, transformed: Tensor, teacher_map: Tensor) -> Tensor:
-        """The loss, 0-dim, of a map that has been transformed."""
+        """The loss, 0-dim, of maps that have been transformed."""
         loss: Tensor = self._distance(transformed, teacher_map)
         return loss
 
@@ -61,18 +68,34 @@ def build_pathways(
     UnknownMethodError.
     """
     transforms = {
-        _transform_of(one): _transform(
-            one, student=student[one.student_stage], teacher=teacher[one.teacher_stage], seed=seed
-        )
-        for one in {_transform_of(pathway): pathway for pathway in pathways}.values()
+        of: _transform(one, student=student[one.student_stage], teacher=teacher[one.teacher_stage], seed=seed)
+        for of, one in _one_for_each_transform(pathways).items()
     }
     return [PathwayLoss(pathway, transforms[_transform_of(pathway)]) for pathway in pathways]
+
+
+def _one_for_each_transform(pathways: Sequence[Pathway]) -> dict[str, Pathway]:
+    """Of the pathways that share a transform the first that has parameters, all of which have to agree."""
+    found: dict[str, Pathway] = {}
+    for pathway in pathways:
+        kept = found.setdefault(_transform_of(pathway), pathway)
+        if kept.parameters is None:
+            found[_transform_of(pathway)] = pathway
+        elif pathway.parameters not in (None, kept.parameters):
+            raise SearchProblem(
+                f"pathways {kept.name} and {pathway.name} share a transform, but their parameters differ: "
+                "leave out those of one",
+                code="pathway_does_not_fit",
+            )
+    return found
 
 
 def _transform(pathway: Pathway, *, student: Stage, teacher: Stage, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed_of(pathway, seed))
         made: nn.Module = registry.get(Kind.TRANSFORM, pathway.transform).factory(student, teacher)
+    if pathway.parameters is not None:
+        load_meta_parameters(made, pathway.parameters, pathway=pathway.name)
     return made
 
 

@@ -32,7 +32,7 @@ def attention_transfer(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     norm. The squared difference, mean over samples, is divided by what it is between independent maps of
     these sizes. A map of one pixel says nothing: its distance is zero.
     """
-    difference = _activity(student_map) - _activity(teacher_map.detach())
+    difference = _activity(student_map) - _activity(teacher_map)
     by_chance = _by_chance(difference.shape[1], student_map.shape[1], teacher_map.shape[1])
     return difference.square().sum(dim=1).mean() / by_chance
 

@@ -20,7 +20,7 @@ def cosine_distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     It ignores how long the vectors are; between 0 and 2.
     """
-    return 1 - (_places(student_map) * _places(teacher_map.detach())).sum(dim=2).mean()
+    return 1 - (_places(student_map) * _places(teacher_map)).sum(dim=2).mean()
 
 
 def _places(feature_map: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     over rows is divided by what it is between independent maps of these sizes. A batch of one says nothing:
     its distance is zero.
     """
-    difference = _similarity(student_map) - _similarity(teacher_map.detach())
+    difference = _similarity(student_map) - _similarity(teacher_map)
     by_chance = _by_chance(len(student_map), student_map[0].numel(), teacher_map[0].numel())
     return difference.square().sum(dim=1).mean() / by_chance
 

@@ -32,7 +32,7 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     by what it is between independent maps of this size.
     """
     # Averaging is linear: the maps' difference is averaged, once for both.
-    finest = student_map - teacher_map.detach()
+    finest = student_map - teacher_map
     height, width = finest.shape[-2:]
     total, by_chance, weight = mean_square(finest), 1.0, 1.0
     for level in LEVELS:

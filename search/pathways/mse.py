@@ -25,4 +25,4 @@ BY_CHANCE = 2.0
 )
 def mean_squared_error(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Mean squared difference over all elements, over 2: what it is between independent maps."""
-    return mean_square(student_map - teacher_map.detach()) / BY_CHANCE
+    return mean_square(student_map - teacher_map) / BY_CHANCE

@@ -38,7 +38,7 @@ def smooth_absolute_error(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     Unlike its neighbours it has a length of its own, 1: maps much smaller than that see squared differences.
     """
-    difference = student_map - teacher_map.detach()
+    difference = student_map - teacher_map
     # The square is of the difference: that of its absolute value would lose its curvature at 0.
     size = difference.abs()
     return torch.where(size < 1, difference.square() / 2, size - 0.5).mean() / BY_CHANCE

@@ -228,8 +228,11 @@ def search_run(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> R
 def warm_started(run: RunParameters, learned: Process) -> RunParameters:
     """The search trial once more, from where it ended: the mean of what it learned in the last third."""
     start = averaged(learned, begin=LAST_PART)
-    unmeasured = start.model_copy(update={"pathways": run.process.pathways})
-    return run.model_copy(update={"process": unmeasured})
+    unmeasured = [
+        pathway.model_copy(update={"scale": before.scale})
+        for pathway, before in zip(start.pathways, run.process.pathways, strict=True)
+    ]
+    return run.model_copy(update={"process": start.model_copy(update={"pathways": unmeasured})})
 
 
 def plain_kd(*, is_labelled: bool = True) -> Process:

@@ -6,12 +6,14 @@ The losses are unit-scaled (`search.training.losses`), so one range of weights f
 
 from search.process.effective import Effective
 from search.process.learned import MIN_TEMPERATURE, LearnedProcess
+from search.process.meta_parameters import LearnedMetaParameters
 from search.process.normalisations import Normalisation
 from search.process.replayed import ReplayedProcess, with_scales
 
 __all__ = [
     "MIN_TEMPERATURE",
     "Effective",
+    "LearnedMetaParameters",
     "LearnedProcess",
     "Normalisation",
     "ReplayedProcess",

@@ -14,7 +14,7 @@ from search.hypergradient.adjoint import Update, updates_of
 from search.hypergradient.again import loss_again
 from search.hypergradient.window import Taken, reversed_window
 from search.models import TappedModel
-from search.process import Effective, LearnedProcess
+from search.process import Effective, LearnedMetaParameters, LearnedProcess
 from search.randomness import Seeded, mix
 from search.records import Learning
 from search.training.batches import Batch, Batches, Teaching
@@ -31,7 +31,7 @@ class ProcessLearning:
     """Updates a learned process by the hypergradient of steps that were taken.
 
     Of every `update_every_steps` steps the first `lookahead_steps` are kept; after the last of them the meta
-    batch judges all of them, and the process is updated.
+    batch judges all of them, and the process and the transforms' meta parameters are updated.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class ProcessLearning:
             teacher=batches.teacher,
             precision=batches.training.precision,
         )
+        self.meta_parameters = LearnedMetaParameters(losses, learn)
         self._live = {f"student.{name}": value for name, value in student.named_parameters()}
         self._live |= {f"losses.{name}": value for name, value in losses.named_parameters()}
         # Copies are made into the same memory again and again: fresh pages cost more than the copy.
@@ -118,6 +119,7 @@ class ProcessLearning:
         # A pathway that was left out of some of the steps has only a part of its gradient: it waits.
         active = sorted(set.intersection(*(set(kept.active) for kept in window)))
         self.process.update(found, active=active)
+        self.meta_parameters.update(found.meta_parameters, active=active)
 
     def _measure_length(self, taken: Taken) -> None:
         """Of the student's gradient in this step, beside what the starting weights' would have been."""
@@ -192,12 +194,16 @@ class ProcessLearning:
         return {f"student.{name}": vector for name, vector in zip(named, total, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """The steps of a window that is not full yet; tensors and plain values."""
-        return {"window": [kept.state() for kept in self._window]}
+        """Meta parameters, and the steps of a window that is not full yet; tensors and plain values."""
+        return {
+            "window": [kept.state() for kept in self._window],
+            "meta_parameters": self.meta_parameters.state(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a state; batches are made again when they are needed."""
         device = self.batches.device
+        self.meta_parameters.load(state.get("meta_parameters", {}))
         self._window = [_Kept.from_state(kept, device) for kept in state["window"]]
         # The next window writes into these: they are the state's no more.
         self._copies = [dict(kept.before) for kept in self._window]

@@ -17,6 +17,7 @@ from search.devices import sent
 from search.features import Extra, FeatureLossModule, ModelOutputs, Pair, Seen, build_feature_loss
 from search.logits import build_logit_loss
 from search.pathways import PathwayLoss, build_pathways
+from search.pathways.meta_parameters import MetaOwner, meta_owners
 from search.problems import SearchProblem
 from search.process import Effective
 from search.recipe import FeatureLoss, Pathway, Process, Stage
@@ -50,7 +51,8 @@ class Beside:
 
 
 class DistillationLosses(nn.Module):
-    """The losses of a process; owns the transforms' parameters, which train beside the student.
+    """The losses of a process; owns the transforms' parameters, which train beside the student, and their
+    meta parameters, which a search learns as it learns weights.
 
     `pair` is needed where the process has feature losses. Unless `is_labelled` no target is looked at.
     `scales` (P,) are the pathway losses' values at the first step, once `is_measured`.
@@ -100,6 +102,18 @@ class DistillationLosses(nn.Module):
     def feature_losses(self) -> list[FeatureLossModule]:
         """Those of the pathways that are whole methods."""
         return [module for module in self.pathways if isinstance(module, FeatureLossModule)]
+
+    def meta_owners(self) -> list[MetaOwner]:
+        """The transforms that have meta parameters."""
+        return meta_owners(
+            (place, f"pathways.{place}.transform", module.transform)
+            for place, module in enumerate(self.pathways)
+            if isinstance(module, PathwayLoss)
+        )
+
+    def meta_parameters(self) -> dict[str, Tensor]:
+        """Those of all transforms, each transform's once; they are buffers, by their names here."""
+        return {name: value for owner in self.meta_owners() for name, value in owner.values().items()}
 
     def _indices(self, active: Sequence[int] | None) -> Sequence[int]:
         return range(len(self.process.pathways)) if active is None else active
@@ -163,7 +177,7 @@ class DistillationLosses(nn.Module):
         if not len(indices):
             return torch.zeros(0)
         seen = beside.seen(student_maps, teacher_maps) if beside else None
-        moved: dict[int, Tensor] = {}
+        moved: dict[int, tuple[Tensor, Tensor]] = {}
         raw = torch.stack(
             [self._raw(index, student_maps, teacher_maps, moved, seen, beside) for index in indices]
         )
@@ -185,7 +199,7 @@ class DistillationLosses(nn.Module):
         index: int,
         student_maps: Mapping[int, Tensor],
         teacher_maps: Mapping[int, Tensor],
-        moved: dict[int, Tensor],
+        moved: dict[int, tuple[Tensor, Tensor]],
         seen: Seen | None,
         beside: Beside | None,
     ) -> Tensor:
@@ -203,7 +217,7 @@ class DistillationLosses(nn.Module):
         transform = id(module.transform)
         if transform not in moved:
             moved[transform] = module.transformed(student_maps[pathway.student_stage], teacher_map)
-        return module.distance(moved[transform], teacher_map)
+        return module.distance(*moved[transform])
 
     def total(
         self,

@@ -35,6 +35,8 @@ def make_run(
     *,
     hypergradient: Approximation | None = None,
     transform: str = "projection",
+    stages: tuple[int, int] = (-1, -1),
+    parameters: Sequence[float] | None = None,
     whole: Sequence[str] = (),
     process: Process | None = None,
     learn: dict[str, Any] | None = None,
@@ -43,7 +45,8 @@ def make_run(
     epochs: int = 3,
 ) -> Distillation:
     """A small run, two logit losses, three pathways and `whole` feature losses; it learns unless a process is
-    given."""
+    given. The first pathway joins these `stages` of teacher and student; `parameters` are its meta
+    parameters."""
     train, meta = blobs(3 * batch_size, seed=1), blobs(2 * batch_size, seed=2)
     models = [
         build_model(
@@ -51,11 +54,17 @@ def make_run(
         ).to(dtype)
         for name, seed in (("test_resnet", 1), (student_name, 2))
     ]
-    last = [len(model.stages) - 1 for model in models]
+    joined = [model.stages[place].index for model, place in zip(models, stages, strict=True)]
     learned = process or Process(
         logit_losses=[LogitLoss(), LogitLoss()],
         pathways=[
-            Pathway(teacher_stage=last[0], student_stage=last[1], transform=transform, distance="mse"),
+            Pathway(
+                teacher_stage=joined[0],
+                student_stage=joined[1],
+                transform=transform,
+                distance="mse",
+                parameters=None if parameters is None else [*parameters],
+            ),
             Pathway(teacher_stage=1, student_stage=1, transform="projection", distance="hcl"),
             Pathway(teacher_stage=1, student_stage=1, transform="identity", distance="attention"),
             *(FeatureLoss(loss=name) for name in whole),

@@ -29,6 +29,7 @@ def unrolled(
     """
     effective = run.process.at(run.step / run.total_steps)
     values = [getattr(effective, name).clone().requires_grad_(True) for name in PARTS]
+    values += [value.clone().requires_grad_(True) for value in run.losses.meta_parameters().values()]
     live = dict(run.student.named_parameters(prefix="student")) | dict(
         run.losses.named_parameters(prefix="losses")
     )
@@ -57,7 +58,9 @@ def unrolled(
         run.step -= 1
         student = {name[8:]: value for name, value in parameters.items() if name.startswith("student.")}
         by = torch.autograd.grad(_meta_loss(run, student), values)
-    found = dict(zip(PARTS, (value.double() for value in by), strict=True))
+    found = dict(zip(PARTS, (value.double() for value in by), strict=False))
+    meta = [value.double().flatten() for value in by[len(PARTS) :]]
+    found |= {"meta_parameters": torch.cat(meta)} if meta else {}
     return HyperGradient(**found), {name: value.detach() for name, value in student.items()}
 
 
@@ -116,6 +119,7 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: C
     parts = batch.parts(run.training.accumulate_parts)
     student = {name[8:]: value for name, value in parameters.items() if name.startswith("student.")}
     transforms = {name[7:]: value for name, value in parameters.items() if name.startswith("losses.")}
+    transforms |= dict(zip(run.losses.meta_parameters(), values[len(PARTS) :], strict=True))
     total = torch.zeros(())
     for part in parts:
         logits, maps = forward(
@@ -137,7 +141,7 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: C
             run.student, run.losses, part, parameters=student, precision=run.training.precision
         )
         given = (maps, part.teacher_maps, None, part.beside(logits, views))
-        pathways = torch.func.functional_call(run.losses, transforms, given)
+        pathways = torch.func.functional_call(run.losses, transforms, given, tie_weights=False)
         loss = weight * F.cross_entropy(logits, part.targets) + torch.stack(losses).double() @ values[0]
         total = total + (loss + pathways.double() @ values[1]) / len(parts)
     return total

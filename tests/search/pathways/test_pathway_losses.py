@@ -87,6 +87,16 @@ class TestEveryPathway:
             size = max(float(h.abs().max()) for h in found)
             torch.testing.assert_close(hessian, expected, rtol=1e-5, atol=1e-5 * size + 1e-9)
 
+    def test_the_teacher_has_no_say(self, loss: PathwayLoss, case: Case) -> None:
+        """Neither in reverse nor in forward mode; the distance alone would let it."""
+        teacher = case.teacher_map.clone().requires_grad_()
+        student = case.student_map.clone().requires_grad_()
+        loss(student, teacher).backward()
+        assert teacher.grad is None
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = forward_ad.make_dual(teacher.detach(), torch.ones_like(teacher))
+            assert forward_ad.unpack_dual(loss(student, dual)).tangent is None
+
     def test_the_same_seed_gives_the_same_value_and_leaves_the_random_state(
         self, loss: PathwayLoss, case: Case
     ) -> None:
@@ -144,7 +154,7 @@ def test_a_regressor_that_maps_the_student_to_the_teacher_has_no_loss_and_learns
     loss = build_pathway(pathway, student=narrow, teacher=wide, seed=0)
     student = normal(8, 4, 5, 5, seed=0).float().requires_grad_()
     with torch.no_grad():
-        taught = loss.transformed(student, torch.empty(8, 6, 5, 5))
+        taught, _ = loss.transformed(student, torch.empty(8, 6, 5, 5))
     assert float(loss(student, taught).detach()) == 0.0
     teacher = normal(8, 6, 5, 5, seed=1).float().requires_grad_()
     loss(student, teacher).backward()
