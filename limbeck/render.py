@@ -50,9 +50,8 @@ def report_table(report: Report) -> Table:
     )
     table.add_column("arm", no_wrap=True)
     figure = report.without_labels.judged_in_words if report.without_labels else "accuracy"
-    table.add_column(
-        f"{figure.replace(' with ', chr(10) + 'with ')} in %\nmean ± sd", justify="right", no_wrap=True
-    )
+    heading = f"{figure} in %\nmean ± sd".replace(" with ", "\nwith ")
+    table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("over tuned KD in\npoints, 95% interval", justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
     table.add_column("finding", justify="right", no_wrap=True)

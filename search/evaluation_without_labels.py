@@ -18,7 +18,7 @@ from search.evaluate import batch_size_for
 from search.models import TappedModel
 from search.models.embedding import EMBEDDING
 from search.models.tapped import evaluating
-from search.problems import SearchProblem
+from search.problems import NonFiniteFigure
 
 NEIGHBOURS = 5
 """So many nearest training images vote for an image's class; the farthest of them tells how new it is."""
@@ -45,7 +45,7 @@ class Said:
 def said_of(model: TappedModel, images: Tensor, *, device: torch.device | str = "cpu") -> Said:
     """What a model says of uint8 images (N, C, H, W), in evaluation mode; its mode is restored.
 
-    Raises SearchProblem `non_finite` for embeddings that are not finite.
+    Raises NonFiniteFigure for embeddings that are not.
     """
     taps = [] if model.embedding_width is None else [EMBEDDING]
     logits, embeddings = [], []
@@ -56,7 +56,7 @@ def said_of(model: TappedModel, images: Tensor, *, device: torch.device | str = 
             embeddings += [maps[tap].flatten(1).float().cpu() for tap in taps]
     found = torch.cat(embeddings) if embeddings else None
     if found is not None and not bool(found.isfinite().all()):
-        raise SearchProblem(f"embeddings of {model.name} are not finite", code="non_finite")
+        raise NonFiniteFigure(f"embeddings of {model.name} are not finite; lower the learning rate")
     return Said(torch.cat(logits), found)
 
 

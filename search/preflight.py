@@ -17,7 +17,7 @@ from search.combinations import facts_of
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
 from search.features import Pair, build_feature_loss, pair_of
-from search.label_free import JudgedBy, judged_by
+from search.label_free import JudgedBy, judged_by, meta_loss_of
 from search.logits import build_logit_loss
 from search.models import TappedModel, weights_sha256
 from search.models.pretrained import pretrained_classes
@@ -58,6 +58,7 @@ def run_preflight(
     cards = cards_for(spec)
     require_combinations(spec, cards)
     require_batches(spec, dataset)
+    require_pairs(spec, dataset)
     require_stages(spec, teacher=teacher.stages, student=student.stages)
     require_feature_losses(
         spec,
@@ -220,6 +221,19 @@ def require_batches(spec: JobSpec, dataset: Dataset) -> None:
             )
 
 
+def require_pairs(spec: JobSpec, dataset: Dataset) -> None:
+    """Raise SearchProblem `dataset_too_small` where embeddings judge and a part of a meta batch has no two
+    images."""
+    images = min(spec.search.process.meta_batch_size or spec.training.batch_size, len(dataset.splits["meta"]))
+    parts = spec.training.accumulate_parts
+    if meta_loss_of(spec) == "teacher_embeddings" and images < 2 * parts:
+        raise SearchProblem(
+            f"a meta batch of {images} images in {parts} parts has no pairs of images, by which embeddings "
+            f"are judged: set search.process.meta_batch_size and data.splits.meta to at least {2 * parts}",
+            code="dataset_too_small",
+        )
+
+
 def require_stages(spec: JobSpec, *, teacher: list[Stage], student: list[Stage]) -> None:
     """Raise SearchProblem `pathway_does_not_fit` where listed connections name stages that are not there."""
     for place, connections in enumerate(spec.search.space.connections):
@@ -272,7 +286,7 @@ def without_classifier(spec: JobSpec, dataset: Dataset) -> str | None:
 
 
 def require_classifier(spec: JobSpec, dataset: Dataset) -> None:
-    """Raise SearchProblem `teacher_check_failed` where a job without labels would learn a random classifier."""
+    """Raise SearchProblem `teacher_check_failed` where without labels a random classifier would judge."""
     reason = without_classifier(spec, dataset)
     if reason is not None and judged_by(spec) is JudgedBy.TEACHER_AGREEMENT:
         raise SearchProblem(

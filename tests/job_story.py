@@ -15,7 +15,6 @@ from search.plan import next_trials, should_stop
 from search.recipe import Pathway, Point, Process, Stage
 from search.records import (
     CurvePoint,
-    EmbeddingFigures,
     Fail,
     Finish,
     PreflightResult,
@@ -30,7 +29,6 @@ from search.records import (
     TrialRecord,
     TrialState,
     Wait,
-    WithoutLabels,
 )
 from search.spec import JobSpec
 from service.files import ArtifactRoot
@@ -40,6 +38,7 @@ from service.store.leases import Lease
 from service.store.reports import NewReport
 from service.store.session import Store
 from service.store.states import EventKind
+from tests.made_up_figures import figures_without_labels
 
 CATALOGUE: dict[str, Any] = {
     "methods": [
@@ -336,20 +335,6 @@ class Story:
                 report=report,
                 recipe_id=recipe.id,
             )
-
-
-def figures_without_labels(agreement: float) -> WithoutLabels:
-    """Made-up figures of a run that reads no labels."""
-    return WithoutLabels(
-        judged_by="teacher_agreement",
-        neighbour_agreement=agreement - 0.5,
-        student=EmbeddingFigures(
-            knn_accuracy=0.8321, linear_probe_accuracy=0.8765, out_of_distribution_auroc=0.9123
-        ),
-        teacher=EmbeddingFigures(
-            knn_accuracy=0.9432, linear_probe_accuracy=0.9543, out_of_distribution_auroc=0.9654
-        ),
-    )
 
 
 def register_worker(store: Store, catalogue: dict[str, Any] | None = None) -> str:

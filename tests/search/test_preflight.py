@@ -15,6 +15,8 @@ from search.problems import SearchProblem
 from search.records import PreflightResult
 from search.spec import JobSpec
 
+EMBEDDINGS = {"connections": ["none"], "logit_losses": [[]], "feature_losses": [["rkd"]]}
+
 
 def spec_of(**changes: object) -> JobSpec:
     base = {"teachers": [{"model": "test_resnet"}], "student": {"model": "test_convnext"}}
@@ -168,12 +170,13 @@ def test_the_median_step_is_measured_after_the_slow_first_ones(monkeypatch: pyte
     assert len(list(grouped(iter(range(7)), 3))) == 2
 
 
+@pytest.fixture(scope="module")
+def bare() -> Dataset:
+    return open_dataset("digits", spec_of().data.splits, is_labelled=False)
+
+
 class TestWithoutLabels:
     """A job that reads none: no floor, no student alone, and a judge that there has to be."""
-
-    @pytest.fixture(scope="class")
-    def bare(self) -> Dataset:
-        return open_dataset("digits", spec_of().data.splits, is_labelled=False)
 
     def spec(self, *, weights: str = "untrained", **changes: object) -> JobSpec:
         teachers = [{"model": "test_resnet", "weights": weights}]
@@ -200,6 +203,14 @@ class TestWithoutLabels:
         with pytest.raises(SearchProblem, match="1000 classes apart and the data have 10") as caught:
             run(self.spec(weights="pretrained"), bare)
         assert caught.value.code == "teacher_check_failed"
-        embeddings = {"space": {"connections": ["none"], "logit_losses": [[]], "feature_losses": [["rkd"]]}}
-        found = run(self.spec(weights="pretrained", search=embeddings), bare)
+        found = run(self.spec(weights="pretrained", search={"space": EMBEDDINGS}), bare)
         assert any("KD learn nothing" in note for note in found.notes)
+
+    def test_embeddings_are_judged_in_pairs(self, bare: Dataset) -> None:
+        spec = self.spec(
+            search={"space": EMBEDDINGS, "process": {"meta_batch_size": 7}},
+            training={"batch_size": 32, "accumulate_parts": 4},
+        )
+        with pytest.raises(SearchProblem, match="at least 8") as caught:
+            run(spec, bare)
+        assert caught.value.code == "dataset_too_small"
