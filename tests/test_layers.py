@@ -51,7 +51,7 @@ SOLE_IMPORTERS = {
 LIGHT = ("limbeck", "limbeck.command", "search.spec")
 TORCH_FREE = (
     *("spec", "plan", "planning", "recipe", "records", "problems", "pathway_rules", "strategies", "registry"),
-    *("dimensions", "label_free"),
+    *("dimensions", "label_free", "method_card", "combinations", "allowed_choices"),
 )
 TORCH = {"torch", "torchvision", "timm", "ray"}
 SERVER_ONLY = {"fastapi", "sqlalchemy", "alembic", "uvicorn", "jinja2", "structlog"}

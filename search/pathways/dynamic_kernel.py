@@ -103,7 +103,8 @@ def statistics(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 def _at_unit_size(feature_map: Tensor) -> Tensor:
     """(B, C, H * W): each image's map over its root mean square."""
     flat = feature_map.flatten(1)
-    return (directions(flat) * flat.shape[1] ** 0.5).view(*feature_map.shape[:2], -1)
+    length: float = flat.shape[1] ** 0.5
+    return (directions(flat) * length).view(*feature_map.shape[:2], -1)
 
 
 def convolved(feature_map: Tensor, kernels: Tensor) -> Tensor:

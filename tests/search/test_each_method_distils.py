@@ -14,6 +14,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from torch import Tensor
 
 from search.data import Dataset, open_dataset
 from search.distill import Distillation, Material
@@ -22,7 +23,7 @@ from search.models import TappedModel, build_model
 from search.pathway_rules import MapFacts, enumerate_pathways
 from search.recipe import AnyPathway, FeatureLoss, LogitLoss, Point, Process, constant
 from search.records import RunParameters
-from search.registry import Kind, Method, load_everything, methods
+from search.registry import Kind, Method, get, load_everything, methods
 from search.spec import Splits, Training
 
 load_everything()
@@ -163,6 +164,24 @@ def test_what_is_known_to_be_worse_is_there() -> None:
 def test_the_comparison_means_something(table: list[str]) -> None:
     """The student alone is far above chance, and has something to learn from a better teacher."""
     assert 60 < fmean(map(alone, SEEDS)) < accuracy(taught_teacher()) - 1
+
+
+@pytest.mark.slow
+def test_a_loss_that_teaches_the_wrong_thing_is_found(
+    monkeypatch: pytest.MonkeyPatch, table: list[str]
+) -> None:
+    """KD towards a teacher whose classes are mixed up by one."""
+    kd = get(Kind.LOGIT_LOSS, "kd")
+    forward = kd.factory.forward
+
+    def mixed_up(self: object, student: Tensor, teacher: Tensor, **beside: Tensor) -> Tensor:
+        loss: Tensor = forward(self, student, teacher.roll(1, dims=1), **beside)
+        return loss
+
+    monkeypatch.setattr(kd.factory, "forward", mixed_up)
+    gain = distilled(kd, SEEDS[0]) - alone(SEEDS[0])
+    table.append(f"{'KD with classes mixed up':36} {gain:+.1f}")
+    assert gain < -MARGIN_POINTS
 
 
 @pytest.mark.slow
