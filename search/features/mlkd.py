@@ -11,7 +11,7 @@ from search.augment.sampling import as_bytes, as_unit
 from search.devices import sent
 from search.features.contract import Before, Extra, FeatureLossModule, Pair, Seen
 from search.logits.divergences import divergence, log_softened
-from search.method_card import Card, MethodConfig, Need, searched
+from search.method_card import LEAST_BATCH, Card, MethodConfig, Need, searched
 from search.registry import Kind, register
 
 TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -44,6 +44,7 @@ class LevelsConfig(MethodConfig):
     source="Jin et al. 2023, Multi-Level Logit Distillation, CVPR",
     card=Card(
         systems=("mlkd",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.TEACHER_LOGITS, Need.VIEWS}),
         teaches_logits=True,
         zero_at_equality=True,

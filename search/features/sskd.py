@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from search.features.contract import Before, Extra, FeatureLossModule, Lessons, Pair, Seen
 from search.features.frozen import frozen
 from search.logits.divergences import divergence, log_softened
-from search.method_card import Card, MethodConfig, Need, searched
+from search.method_card import LEAST_BATCH, Card, MethodConfig, Need, searched
 from search.models.embedding import EMBEDDING
 from search.pathways.directions import directions
 from search.registry import Kind, register
@@ -59,6 +59,7 @@ class SelfSupervisedConfig(MethodConfig):
     source="Xu et al. 2020, arXiv 2006.07114",
     card=Card(
         systems=("sskd",),
+        least_batch=LEAST_BATCH,
         needs=frozenset({Need.EMBEDDING, Need.TEACHER_LOGITS, Need.LABELS, Need.VIEWS}),
         teaches_logits=True,
         trains=True,

@@ -29,7 +29,7 @@ from tests.search.features.seen import (
 
 OWN_RATE = {"atsc": 1e-4}
 """Of a loss's own parameters, where a step of 0.05 for each would be far: a whole teacher is anchored."""
-OF_A_BATCH = {"masked_generative", "nst", "ofd", "uskd"}
+OF_A_BATCH = {"ltd", "masked_generative", "nst", "ofd", "uskd"}
 """Losses that draw at random, or take a size or a mean from the batch: no comparison of its images."""
 
 
