@@ -5,18 +5,36 @@ The plan enumerates a trial's pathways here, from the stages that preflight meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
+from pydantic import JsonValue
+
+from search.chains import operators_of, transform_of
 from search.recipe import Pathway, Stage
 
 Connection = tuple[Stage, Stage]
 """A teacher stage and the student stage that it teaches."""
+Chosen = str | tuple[str, Mapping[str, JsonValue]]
+"""A method's name, or its name and settings."""
 
 _DEPTH_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Reshaping:
+    """What an operator does to a map's shape, as far as it decides which pathways make sense."""
+
+    shrinks: int = 1  # sides become so many times smaller
+    side: int | None = None  # sides become that
+    makes_places_of_channels: bool = False
+
+
 _keeps_channels: set[str] = set()
 _ignores_channels: set[str] = set()
 _compares_places: set[str] = set()
+_reshapes: dict[str, Reshaping] = {}
 
 
 class UnknownConnectionsError(LookupError):
@@ -44,14 +62,33 @@ def declare_distance(name: str, *, ignores_channels: bool = False, compares_plac
         _compares_places.add(name)
 
 
+def declare_operator(
+    name: str, *, shrinks: int = 1, side: int | None = None, makes_places_of_channels: bool = False
+) -> None:
+    """Say of an operator what it does to a map's shape: sides become so many times smaller, or become `side`,
+    or channels become places (then both maps need equally many).
+
+    What is not declared leaves as many places as there were. The plan has to know, where no torch is at hand.
+    """
+    _reshapes[name] = Reshaping(shrinks, side, makes_places_of_channels)
+
+
 declare_transform("identity", keeps_channels=True)
+declare_operator("max_pool2", shrinks=2)
+declare_operator("max_pool4", shrinks=4)
+declare_operator("local2", side=2)
+declare_operator("local4", side=4)
+declare_operator("image_vectors", side=1)
+declare_operator("channel_vectors", makes_places_of_channels=True)
 declare_distance("attention", ignores_channels=True, compares_places=True)
 declare_distance("gram", ignores_channels=True)
 
 
 def keeps_channels(transform: str) -> bool:
-    """Whether the transform's output has the student's channels instead of the teacher's."""
-    return transform in _keeps_channels
+    """Whether the output of a transform, or of a chain's, has the student's channels instead of the
+    teacher's.
+    """
+    return transform_of(transform) in _keeps_channels
 
 
 def ignores_channels(distance: str) -> bool:
@@ -72,28 +109,60 @@ def fits(
     `input_size` is the side of the data's images, from which the size of the teacher's map follows.
     """
     if compares_places(pathway.distance) and input_size is not None:
-        side = round(input_size / teacher_stage.reduction)
-        if side <= 1:
-            return (
-                f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
-                f"{teacher_stage.index} has one pixel; use another distance or another connection"
-            )
-    if not keeps_channels(pathway.transform) or ignores_channels(pathway.distance):
+        blind = _why_blind(pathway, teacher_stage, input_size)
+        if blind is not None:
+            return blind
+    if not keeps_channels(pathway.transform) or teacher_stage.channels == student_stage.channels:
         return None
-    if teacher_stage.channels == student_stage.channels:
+    counts = (
+        f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
+        "{} compares them with the teacher's "
+        f"{teacher_stage.channels}; use a transform that projects"
+    )
+    for operator in operators_of(pathway.transform):
+        if _reshaping(operator).makes_places_of_channels:
+            return counts.format(f"operator {operator!r}")
+    if ignores_channels(pathway.distance):
         return None
     return (
-        f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
-        f"distance {pathway.distance!r} compares them with the teacher's {teacher_stage.channels}; use a "
-        "transform that projects, or a distance that ignores channels "
-        f"({', '.join(sorted(_ignores_channels))})"
+        counts.format(f"distance {pathway.distance!r}")
+        + f", or a distance that ignores channels ({', '.join(sorted(_ignores_channels))})"
     )
+
+
+def _why_blind(pathway: Pathway, teacher_stage: Stage, input_size: int) -> str | None:
+    """Why a distance that compares places sees none, after the pathway's operators; None where it does."""
+    side = round(input_size / teacher_stage.reduction)
+    has_one = "has one pixel"
+    for operator in operators_of(pathway.transform):
+        before, side = side, _side_after(operator, side, teacher_stage)
+        if side <= 1 < before:
+            has_one = f"has one pixel after operator {operator!r}"
+    if side > 1:
+        return None
+    return (
+        f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
+        f"{teacher_stage.index} {has_one}; use another distance or another connection"
+    )
+
+
+def _side_after(operator: str, side: int, teacher_stage: Stage) -> int:
+    reshaping = _reshaping(operator)
+    if reshaping.makes_places_of_channels:
+        return teacher_stage.channels
+    if reshaping.side is not None:
+        return min(side, reshaping.side) if side <= 1 else reshaping.side
+    return -(-side // reshaping.shrinks)
+
+
+def _reshaping(operator: str) -> Reshaping:
+    return _reshapes.get(operator, Reshaping())
 
 
 def enumerate_pathways(
     connections: str | Sequence[Sequence[int]],
-    transforms: Sequence[str],
-    distances: Sequence[str],
+    transforms: Sequence[Chosen],
+    distances: Sequence[Chosen],
     teacher_stages: Sequence[Stage],
     student_stages: Sequence[Stage],
     *,
@@ -102,26 +171,33 @@ def enumerate_pathways(
 ) -> list[Pathway]:
     """All pathways of a choice that fit: connections x transforms x distances, each once, in this order.
 
+    Transforms may be chains (search/chains.py), and both may have settings.
+
     `connections` is a rule's name, or pairs (teacher stage, student stage); pairs of stages that a model does
     not have are left out (preflight refuses them, by `absent_stages`).
 
     Raises UnknownConnectionsError. The list is empty where no pair of stages fits, for example when
     `identity` meets stages of different widths, and where nothing is connected.
     """
-    methods = list(product(dict.fromkeys(transforms), dict.fromkeys(distances)))
-    pathways = []
+    pathways: dict[str, Pathway] = {}
     for teacher_stage, student_stage in connected(connections, teacher_stages, student_stages):
-        for transform, distance in methods:
+        for transform, distance in product(map(_configured, transforms), map(_configured, distances)):
             pathway = Pathway(
                 teacher=teacher,
                 teacher_stage=teacher_stage.index,
                 student_stage=student_stage.index,
-                transform=transform,
-                distance=distance,
+                transform=transform[0],
+                transform_config=transform[1],
+                distance=distance[0],
+                distance_config=distance[1],
             )
             if fits(pathway, teacher_stage, student_stage, input_size=input_size) is None:
-                pathways.append(pathway)
-    return pathways
+                pathways.setdefault(pathway.name, pathway)
+    return list(pathways.values())
+
+
+def _configured(chosen: Chosen) -> tuple[str, dict[str, JsonValue]]:
+    return (chosen, {}) if isinstance(chosen, str) else (chosen[0], dict(chosen[1]))
 
 
 def absent_stages(

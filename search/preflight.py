@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from statistics import median
 from typing import Any
+
+from pydantic import JsonValue
 
 from search.data import Dataset, majority_rate
 from search.evaluate import evaluate
@@ -14,6 +16,7 @@ from search.features import Pair, build_feature_loss, pair_of
 from search.logits import build_logit_loss
 from search.models import TappedModel, weights_sha256
 from search.pathway_rules import CONNECTIONS, absent_stages
+from search.pathways import require_distance, require_transform
 from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
@@ -25,6 +28,8 @@ KINDS = ("teacher", "student_alone", "kd", "pathways", "search")
 
 Measure = Callable[[str], float]
 """Seconds of one step of a kind of run (one of KINDS), or of the teacher on a batch of its cache."""
+Check = Callable[[str, dict[str, JsonValue]], Any]
+"""Raises UnknownMethodError or InvalidConfigError where there is no such method with such settings."""
 
 
 def run_preflight(
@@ -106,15 +111,25 @@ def require_settings(spec: JobSpec) -> None:
 
     Both ends of ranges and all values to choose from are tried.
     """
-    for index, uses in enumerate(spec.search.space.logit_losses):
-        for place, use in enumerate(uses):
-            if isinstance(use, MethodUse):
-                for config in use.configs():
-                    try:
-                        build_logit_loss(use.name, config)
-                    except (UnknownMethodError, InvalidConfigError) as error:
-                        field = f"search.space.logit_losses.{index}.{place}"
-                        raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
+    space = spec.search.space
+    kinds: tuple[tuple[str, Sequence[Sequence[str | MethodUse]], Check], ...] = (
+        ("transforms", space.transforms, require_transform),
+        ("distances", space.distances, require_distance),
+        ("logit_losses", space.logit_losses, build_logit_loss),
+    )
+    for kind, sets, check in kinds:
+        for index, uses in enumerate(sets):
+            for place, use in enumerate(uses):
+                if isinstance(use, MethodUse):
+                    _require_settings_of(use, check, field=f"search.space.{kind}.{index}.{place}")
+
+
+def _require_settings_of(use: MethodUse, check: Check, *, field: str) -> None:
+    for config in use.configs():
+        try:
+            check(use.name, config)
+        except (UnknownMethodError, InvalidConfigError) as error:
+            raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
 
 
 def require_feature_losses(spec: JobSpec, pair: Pair) -> None:

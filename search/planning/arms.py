@@ -12,9 +12,12 @@ from pydantic import JsonValue
 from search.dimensions import Choices, Dimension, Interval, Options, number
 from search.pathway_rules import enumerate_pathways, fits
 from search.planning.method_choices import (
+    DISTANCES,
     FEATURE_LOSSES,
     LOGIT_LOSSES,
-    as_losses,
+    TRANSFORMS,
+    as_uses,
+    chosen_methods,
     feature_losses_of,
     logit_losses_of,
     setting_dimensions,
@@ -23,7 +26,7 @@ from search.planning.process_edits import averaged
 from search.planning.process_rate import process_rate, process_rate_dimension
 from search.recipe import AnyPathway, FeatureLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
-from search.spec import JobSpec, Range
+from search.spec import JobSpec, MethodUse, Range, name_of
 
 LOGIT_LOSS_OF_KD = "kd"
 LAST_PART = 2 / 3
@@ -46,12 +49,12 @@ class ArmName(StrEnum):
 def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
     """The job's search space as dimensions; a value listed twice counts once."""
     space = spec.search.space
-    feature_losses = [as_losses(uses) for uses in space.feature_losses]
+    feature_losses = [as_uses(uses) for uses in space.feature_losses]
     return (
         _options("connections", space.connections),
-        _options("transforms", space.transforms),
-        _options("distances", space.distances),
-        _options(LOGIT_LOSSES, [as_losses(uses) for uses in space.logit_losses]),
+        _options(TRANSFORMS, [as_uses(uses) for uses in space.transforms]),
+        _options(DISTANCES, [as_uses(uses) for uses in space.distances]),
+        _options(LOGIT_LOSSES, [as_uses(uses) for uses in space.logit_losses]),
         *([_options(FEATURE_LOSSES, feature_losses)] if any(feature_losses) else []),
         *setting_dimensions(space),
         _options("taps", space.taps),
@@ -81,8 +84,8 @@ def pathways_between(
     """The pathways that a choice means between these stages, for images of `input_size`."""
     joined = enumerate_pathways(
         _connections(choices["connections"]),
-        _names(choices["transforms"]),
-        _names(choices["distances"]),
+        list(chosen_methods(choices, TRANSFORMS)),
+        list(chosen_methods(choices, DISTANCES)),
         teacher,
         student,
         input_size=input_size,
@@ -118,7 +121,7 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
         return None
     if any(space.logit_losses) and ("none" in space.connections or not has_stages):
         return None
-    every = {"transforms": _union(space.transforms), "distances": _union(space.distances)}
+    every = {TRANSFORMS: _all_names(space.transforms), DISTANCES: _all_names(space.distances)}
     if any(pathways_of({"connections": as_choice(name), **every}, preflight) for name in space.connections):
         return None
     if not has_stages:
@@ -129,8 +132,8 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     pathway = Pathway(
         teacher_stage=teacher[-1].index,
         student_stage=student[-1].index,
-        transform=space.transforms[0][0],
-        distance=space.distances[0][0],
+        transform=name_of(space.transforms[0][0]),
+        distance=name_of(space.distances[0][0]),
     )
     reason = fits(pathway, teacher[-1], student[-1], input_size=preflight.input_size)
     return f"no pathway of search.space fits these models: {reason or 'no stages are connected'}"
@@ -147,15 +150,15 @@ def that_distil(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> 
         return choices
     space = spec.search.space
     for losses in filter(None, space.logit_losses):
-        return {**choices, LOGIT_LOSSES: as_losses(losses)}
+        return {**choices, LOGIT_LOSSES: as_uses(losses)}
     for losses in filter(None, space.feature_losses):
-        return {**choices, FEATURE_LOSSES: as_losses(losses)}
+        return {**choices, FEATURE_LOSSES: as_uses(losses)}
     others: Iterator[Choices] = (
         {
             **choices,
             "connections": as_choice(connections),
-            "transforms": list(transforms),
-            "distances": list(distances),
+            TRANSFORMS: as_uses(transforms),
+            DISTANCES: as_uses(distances),
         }
         for connections, transforms, distances in product(
             space.connections, space.transforms, space.distances
@@ -286,17 +289,12 @@ def as_choice(connections: str | list[list[int]]) -> JsonValue:
     return connections if isinstance(connections, str) else [list(pair) for pair in connections]
 
 
-def _names(value: object) -> list[str]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, found {value!r}")
-    return [str(name) for name in value]
-
-
 def _connections(value: object) -> str | list[list[int]]:
     if isinstance(value, list):
         return [[int(teacher), int(student)] for teacher, student in value]
     return str(value)
 
 
-def _union(sets: Iterable[Iterable[str]]) -> list[JsonValue]:
-    return list(dict.fromkeys(chain.from_iterable(sets)))
+def _all_names(sets: Iterable[Iterable[str | MethodUse]]) -> list[JsonValue]:
+    """Each once. Settings do not decide whether a pathway fits."""
+    return list(dict.fromkeys(map(name_of, chain.from_iterable(sets))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
@@ -10,12 +10,18 @@ from search.dimensions import Choices, Dimension, Interval, Options
 from search.recipe import FeatureLoss, LogitLoss
 from search.spec import MethodUse, Range, Space, searched_settings
 
+TRANSFORMS, DISTANCES = "transforms", "distances"
 LOGIT_LOSSES, FEATURE_LOSSES = "logit_losses", "feature_losses"
 
 
 def setting_dimensions(space: Space) -> list[Dimension]:
     """One dimension for each setting that is searched; those of a method that was not chosen mean nothing."""
-    kinds = ((LOGIT_LOSSES, space.logit_losses), (FEATURE_LOSSES, space.feature_losses))
+    kinds = (
+        (TRANSFORMS, space.transforms),
+        (DISTANCES, space.distances),
+        (LOGIT_LOSSES, space.logit_losses),
+        (FEATURE_LOSSES, space.feature_losses),
+    )
     found = {
         f"{kind}.{name}.{setting}": how
         for kind, sets in kinds
@@ -27,15 +33,15 @@ def setting_dimensions(space: Space) -> list[Dimension]:
     ]
 
 
-def as_losses(uses: list[str | MethodUse]) -> list[JsonValue]:
-    """A choice of losses as a value of a choice."""
+def as_uses(uses: Sequence[str | MethodUse]) -> list[JsonValue]:
+    """A set of methods as a value of a choice."""
     return [use if isinstance(use, str) else use.model_dump(mode="json") for use in uses]
 
 
 def logit_losses_of(choices: Choices) -> list[LogitLoss]:
     """The logit losses that these choices mean, each once, with the settings that were drawn."""
     found: list[LogitLoss] = []
-    for name, config in _chosen(choices, LOGIT_LOSSES):
+    for name, config in chosen_methods(choices, LOGIT_LOSSES):
         loss = LogitLoss(name=name, config=config)
         if loss not in found:
             found.append(loss)
@@ -46,17 +52,18 @@ def feature_losses_of(choices: Choices) -> list[FeatureLoss]:
     """The feature losses, likewise; none where the choices do not speak of them."""
     found: dict[str, FeatureLoss] = {}
     if FEATURE_LOSSES in choices:
-        for name, config in _chosen(choices, FEATURE_LOSSES):
+        for name, config in chosen_methods(choices, FEATURE_LOSSES):
             loss = FeatureLoss(loss=name, config=config)
             found.setdefault(loss.name, loss)
     return list(found.values())
 
 
-def _chosen(choices: Choices, kind: str) -> Iterator[tuple[str, dict[str, JsonValue]]]:
-    losses = choices[kind]
-    if not isinstance(losses, list):
-        raise TypeError(f"expected a list, found {losses!r}")
-    for each in losses:
+def chosen_methods(choices: Choices, kind: str) -> Iterator[tuple[str, dict[str, JsonValue]]]:
+    """(name, settings) of the methods that these choices mean, with the settings that were drawn."""
+    uses = choices[kind]
+    if not isinstance(uses, list):
+        raise TypeError(f"expected a list, found {uses!r}")
+    for each in uses:
         use = MethodUse.model_validate({"name": each} if isinstance(each, str) else each)
         drawn = {setting: choices[f"{kind}.{use.name}.{setting}"] for setting in use.searched}
         yield use.name, {**use.fixed, **drawn}

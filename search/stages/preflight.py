@@ -22,7 +22,7 @@ from search.planning.arms import (
     plain_kd,
     starting_process,
 )
-from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_losses
+from search.planning.method_choices import DISTANCES, FEATURE_LOSSES, LOGIT_LOSSES, TRANSFORMS, as_uses
 from search.preflight import grouped, run_preflight, seconds_per_step
 from search.recipe import Process, constant
 from search.records import Learning, RunParameters
@@ -174,17 +174,20 @@ class PreflightRun:
         """For every set of transforms the process with the most pathways; plain KD where nothing fits."""
         spec, space = self.setting.spec, self.setting.spec.search.space
         stages = self.teacher.stages, self.student.stages
-        start = starting_choices(dimensions_of(spec))
-        start[LOGIT_LOSSES] = as_losses(max(space.logit_losses, key=len))
-        start[FEATURE_LOSSES] = as_losses(max(space.feature_losses, key=len))
+        dimensions = dimensions_of(spec)
+        start = starting_choices(dimensions)
+        # The widest transforms cost most.
+        start |= {each.name: each.at(1.0) for each in dimensions if each.name.startswith(f"{TRANSFORMS}.")}
+        start[LOGIT_LOSSES] = as_uses(max(space.logit_losses, key=len))
+        start[FEATURE_LOSSES] = as_uses(max(space.feature_losses, key=len))
         found = []
         for transforms in space.transforms:
             choices: list[Choices] = [
                 {
                     **start,
                     "connections": as_choice(name),
-                    "transforms": [*transforms],
-                    "distances": [*distances],
+                    TRANSFORMS: as_uses(transforms),
+                    DISTANCES: as_uses(distances),
                 }
                 for name, distances in product(space.connections, space.distances)
             ]
