@@ -11,7 +11,8 @@ from search.registry import Kind, register
 
 SMALLEST = 0.01
 """As a part of the root mean square of the whole map."""
-SILENT = 1e-30
+SILENT = 1e-8
+"""Of the largest value of a map: below, its slopes would be without bound, and it is left as it is."""
 CARD = Card(
     needs=frozenset({Need.STAGE_MAPS}),
     differences="To a root mean square of 1 instead of a length of 1, so that distances keep their scale. "
@@ -51,11 +52,12 @@ def l2_samples(feature_map: Tensor) -> Tensor:
 
 def at_unit_size(feature_map: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Values over their root mean square over these dimensions, where that is not below SMALLEST; a silent
-    map stays silent.
+    map is left as it is.
     """
     # Over the largest value first, so that squares neither vanish nor overflow; scale itself does not matter.
     peak = feature_map.detach().abs().amax()
-    values = feature_map / torch.where(peak > SILENT, peak, torch.ones_like(peak))
+    is_loud, one = peak > SILENT, torch.ones_like(peak)
+    values = feature_map / torch.where(is_loud, peak, one)
     squared = values.square().mean(dim=dims, keepdim=True)
     kept = torch.maximum(squared, SMALLEST**2 * squared.detach().mean())
-    return values / torch.where(kept > 0, kept, torch.ones_like(kept)).sqrt()
+    return values / torch.where(is_loud, kept, one).sqrt()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from search.method_card import Card, Need
+from search.operators.cells import in_cells
 from search.operators.sides import on_each_side
 from search.registry import Kind, register
 
@@ -34,7 +34,4 @@ def local4(feature_map: Tensor) -> Tensor:
 
 def in_patches(feature_map: Tensor, side: int) -> Tensor:
     """(B, C * patches, side, side): channels outermost, then the patches' rows and columns."""
-    height, width = feature_map.shape[2:]
-    filled = functional.pad(feature_map, (0, -width % side, 0, -height % side))
-    cells = filled.unflatten(3, (-1, side)).unflatten(2, (-1, side))
-    return cells.transpose(3, 4).flatten(1, 3)
+    return in_cells(feature_map, side).transpose(3, 4).flatten(1, 3)

@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from search.method_card import Card, Evidence, Need
+from search.operators.cells import in_cells
 from search.operators.sides import on_each_side
 from search.registry import Kind, register
 
@@ -65,9 +65,7 @@ def multi_scale(feature_map: Tensor) -> Tensor:
 def largest_of_cells(feature_map: Tensor, side: int) -> Tensor:
     """The maxima (B, C, ceil(H / side), ceil(W / side)); where several values are largest they share."""
     # PyTorch's own max-pooling is not deterministic on its way back on GPUs.
-    height, width = feature_map.shape[2:]
-    filled = functional.pad(feature_map, (0, -width % side, 0, -height % side), value=-math.inf)
-    return filled.unflatten(3, (-1, side)).unflatten(2, (-1, side)).amax(dim=(3, 5))
+    return in_cells(feature_map, side, fill=-math.inf).amax(dim=(3, 5))
 
 
 def _spread(pooled: Tensor, side: int, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Concatenate, ParamSpec
 
 from torch import Tensor
@@ -16,10 +16,10 @@ def on_each_side(
 ) -> Callable[Concatenate[Tensor, Tensor, Settings], tuple[Tensor, Tensor]]:
     """The operator that does to the student's and to the teacher's map what the formula says of one."""
 
-    @wraps(formula)
     def operator(
-        student_map: Tensor, teacher_map: Tensor, *args: Settings.args, **kwargs: Settings.kwargs
+        student_map: Tensor, teacher_map: Tensor, /, *args: Settings.args, **kwargs: Settings.kwargs
     ) -> tuple[Tensor, Tensor]:
         return formula(student_map, *args, **kwargs), formula(teacher_map, *args, **kwargs)
 
+    update_wrapper(operator, formula)
     return operator

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from search.method_card import Card, Need
+from search.operators.norms import SILENT
 from search.operators.sides import on_each_side
 from search.registry import Kind, register
 
@@ -30,12 +31,12 @@ def min_max(feature_map: Tensor) -> Tensor:
     """(f - min) / (max - min) over the batch's whole map: from 0 to 1.
 
     (B, C, H, W) as before. A range below a hundredth of the largest absolute value counts as that; a constant
-    map becomes 0.
+    map, and a silent one, becomes 0.
     """
     least, most = feature_map.amin(), feature_map.amax()
-    floor = SMALLEST_RANGE * torch.maximum(-least, most).detach()
-    span = torch.maximum(most - least, floor)
-    return (feature_map - least) / torch.where(span > 0, span, torch.ones_like(span))
+    peak = torch.maximum(-least, most).detach()
+    span = torch.maximum(most - least, SMALLEST_RANGE * peak)
+    return (feature_map - least) / torch.where(peak > SILENT, span, torch.ones_like(span))
 
 
 @register(Kind.OPERATOR, "batch_norm", source="DetKDS, Li et al. 2024, released code's batchnorm", card=CARD)

@@ -24,14 +24,14 @@ class Space(SpecModel):
         "[teacher stage, student stage]; `none`: the logits alone teach.",
     )
     transforms: Annotated[list[MethodSet], Field(min_length=1)] = Field(
-        default_factory=lambda: [["projection"]],
+        default=[["projection"]],
         description="What fits the student's map to the teacher's, by name or with settings; operators that "
         "both maps then go through follow it with +, as in `projection+channel_attention+l2_channels`. Each "
         "choice is a set of transforms; every connection gets one pathway per transform and distance; "
         "distances and operators share the transform.",
     )
     distances: Annotated[list[MethodSet], Field(min_length=1)] = Field(
-        default_factory=lambda: [["mse"], ["mse", "attention"]],
+        default=[["mse"], ["mse", "attention"]],
         description="Between the maps, by name or with settings. Each choice is a set of distances.",
     )
     logit_losses: Annotated[list[LossSet], Field(min_length=1)] = Field(
