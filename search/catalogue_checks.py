@@ -11,6 +11,7 @@ from itertools import chain, islice
 from typing import Any
 
 from search.allowed_choices import SETS, Cards, named_in, sets_of, why_no_choice
+from search.chains import parts_of
 from search.combinations import facts_of
 from search.method_card import Need
 from search.registry import Kind
@@ -51,7 +52,7 @@ def check_names(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
     the job has not; at most 100 faults."""
     names = _names(catalogue)
     unknown = (
-        _unknown(field, kind, name, names.get(kind, set()))
+        _unknown(field, kind, name, names.get(kind, set()), names.get(Kind.OPERATOR, set()))
         for field, kind, name in _named(spec)
         if _catalogue_name(kind, name) not in names.get(kind, set())
     )
@@ -109,6 +110,14 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
     yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
     yield "search.process.hypergradient", Kind.HYPERGRADIENT.value, spec.search.process.hypergradient
+    for field, kind, use in _uses(spec):
+        for part_kind, name in _parts(kind, name_of(use)):
+            yield field, part_kind.value, name
+    yield from ALWAYS_USED
+
+
+def _uses(spec: JobSpec) -> Iterator[tuple[str, Kind, str | MethodUse]]:
+    """(field, kind, use) of everything in the search's space that may have settings."""
     space = spec.search.space
     chosen: tuple[tuple[str, Kind, Sequence[Sequence[str | MethodUse]]], ...] = (
         ("transforms", Kind.TRANSFORM, space.transforms),
@@ -119,31 +128,34 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
     for field, kind, choices in chosen:
         for index, uses in enumerate(choices):
             for place, use in enumerate(uses):
-                yield f"search.space.{field}.{index}.{place}", kind.value, name_of(use)
+                yield f"search.space.{field}.{index}.{place}", kind, use
     for index, use in enumerate(space.temperature_rules or []):
-        yield f"search.space.temperature_rules.{index}", Kind.TEMPERATURE_RULE.value, name_of(use)
-    yield from ALWAYS_USED
+        yield f"search.space.temperature_rules.{index}", Kind.TEMPERATURE_RULE, use
+
+
+def _parts(kind: Kind, name: str) -> list[tuple[Kind, str]]:
+    """Of a chain its transform and its operators; else the method itself."""
+    return parts_of(name) if kind is Kind.TRANSFORM else [(kind, name)]
 
 
 def _unknown_settings(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFault]:
     """Settings that a method does not have; a catalogue that tells no settings of it is not asked."""
-    space = spec.search.space
-    kinds = (
-        (Kind.LOGIT_LOSS, "logit_losses", space.logit_losses),
-        (Kind.FEATURE_LOSS, "feature_losses", space.feature_losses),
-    )
-    for kind, field, sets in kinds:
-        told = _told_settings(catalogue, kind)
-        for index, uses in enumerate(sets):
-            for place, use in enumerate(uses):
-                if isinstance(use, MethodUse) and use.name in told:
-                    where = f"search.space.{field}.{index}.{place}.config"
-                    yield from _unknown_settings_of(use, kind, told[use.name], where)
-    told = _told_settings(catalogue, Kind.TEMPERATURE_RULE)
-    for index, use in enumerate(space.temperature_rules or []):
-        if isinstance(use, MethodUse) and use.name in told:
-            where = f"search.space.temperature_rules.{index}.config"
-            yield from _unknown_settings_of(use, Kind.TEMPERATURE_RULE, told[use.name], where)
+    for field, kind, use in _uses(spec):
+        if not isinstance(use, MethodUse):
+            continue
+        told = {part: _told_settings(catalogue, part[0]).get(part[1]) for part in _parts(kind, use.name)}
+        if None not in told.values():
+            known = {part: names for part, names in told.items() if names is not None}
+            yield from _unknown_settings_of(use, kind, _as_said(known), f"{field}.config")
+
+
+def _as_said(told: Mapping[tuple[Kind, str], list[str]]) -> list[str]:
+    """The settings of a method's parts as a spec says them: those of operators with the operators' names."""
+    return [
+        f"{name}.{setting}" if kind is Kind.OPERATOR else setting
+        for (kind, name), settings in told.items()
+        for setting in settings
+    ]
 
 
 def _told_settings(catalogue: Mapping[str, Any], kind: Kind) -> dict[str, list[str]]:
@@ -193,8 +205,12 @@ def _name(entry: str | Mapping[str, Any]) -> str:
     return entry if isinstance(entry, str) else str(entry.get("name") or entry["id"])
 
 
-def _unknown(field: str, kind: str, name: str, known: Collection[str]) -> SpecFault:
+def _unknown(
+    field: str, kind: str, name: str, known: Collection[str], operators: Collection[str]
+) -> SpecFault:
     what = kind.replace("_", " ")
+    if kind == Kind.TRANSFORM and name in operators:
+        return SpecFault(field, f"{name!r} is an operator", f"put a transform before it: identity+{name}")
     guess = did_you_mean(_catalogue_name(kind, name), known)
     where = WHERE_TO_LOOK.get(kind, f"GET /v1/methods?kind={kind}")
     listed = (

@@ -7,7 +7,7 @@ and the catalogue and the page of methods are written from cards alone (docs/adr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -79,6 +79,15 @@ def searched(
 
 
 @dataclass(frozen=True)
+class Reshaping:
+    """What an operator does to a map's shape, as far as it decides which pathways make sense."""
+
+    shrinks: int = 1  # sides become so many times smaller
+    side: int | None = None  # sides become that
+    makes_places_of_channels: bool = False
+
+
+@dataclass(frozen=True)
 class Card:
     """What a method declares; what is not said is the usual."""
 
@@ -96,6 +105,7 @@ class Card:
     keeps_channels: bool = False  # of a transform: its output has the student's channels, not the teacher's
     ignores_channels: bool = False  # of a distance: it compares maps of any number of channels
     compares_places: bool = False  # of a distance: it is blind on maps of one pixel
+    reshaping: Reshaping | None = None  # of an operator
     config: type[MethodConfig] = MethodConfig
 
     def described(self) -> dict[str, JsonValue]:
@@ -115,6 +125,7 @@ class Card:
             "keeps_channels": self.keeps_channels,
             "ignores_channels": self.ignores_channels,
             "compares_places": self.compares_places,
+            "reshaping": None if self.reshaping is None else asdict(self.reshaping),
             "config": self.config.model_json_schema(),
         }
 

@@ -6,15 +6,21 @@ The plan enumerates a trial's pathways here, from the stages that preflight meas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from pydantic import JsonValue
+
+from search.chains import operators_of, transform_of
+from search.method_card import Reshaping
 from search.recipe import Pathway, Stage
 from search.registry import Kind
 
 Connection = tuple[Stage, Stage]
 """A teacher stage and the student stage that it teaches."""
+Chosen = str | tuple[str, Mapping[str, JsonValue]]
+"""A method's name, or its name and settings."""
 
 _DEPTH_TOLERANCE = 1e-6
 
@@ -25,7 +31,7 @@ class UnknownConnectionsError(LookupError):
 
 @dataclass(frozen=True)
 class MapFacts:
-    """What cards say of transforms (`keeps_channels`) and distances, by name.
+    """What cards say of transforms (`keeps_channels`), distances and operators (`reshaping`), by name.
 
     What is not named is the usual: a transform that gives the teacher's channels, a distance that needs equal
     channels and compares maps of any size.
@@ -34,6 +40,11 @@ class MapFacts:
     keeps_channels: frozenset[str] = frozenset()
     ignores_channels: frozenset[str] = frozenset()
     compares_places: frozenset[str] = frozenset()
+    reshaping: Mapping[str, Reshaping] = field(default_factory=dict)  # of operators
+
+    def of_operator(self, name: str) -> Reshaping:
+        """What it does to a map's shape; nothing, where it is not named."""
+        return self.reshaping.get(name, Reshaping())
 
     @classmethod
     def of(cls, cards: Mapping[str, Mapping[str, Any]]) -> MapFacts:
@@ -52,6 +63,11 @@ class MapFacts:
             keeps_channels=those(Kind.TRANSFORM, "keeps_channels"),
             ignores_channels=those(Kind.DISTANCE, "ignores_channels"),
             compares_places=those(Kind.DISTANCE, "compares_places"),
+            reshaping={
+                key.partition("/")[2]: Reshaping(**card["reshaping"])
+                for key, card in cards.items()
+                if key.partition("/")[0] == Kind.OPERATOR and card.get("reshaping")
+            },
         )
 
 
@@ -68,27 +84,56 @@ def fits(
     `input_size` is the side of the data's images, from which the size of the teacher's map follows.
     """
     if pathway.distance in facts.compares_places and input_size is not None:
-        side = round(input_size / teacher_stage.reduction)
-        if side <= 1:
-            return (
-                f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
-                f"{teacher_stage.index} has one pixel; use another distance or another connection"
-            )
-    if pathway.transform not in facts.keeps_channels or pathway.distance in facts.ignores_channels:
+        blind = _why_blind(pathway, teacher_stage, facts, input_size)
+        if blind is not None:
+            return blind
+    is_kept = transform_of(pathway.transform) in facts.keeps_channels
+    if not is_kept or teacher_stage.channels == student_stage.channels:
         return None
-    if teacher_stage.channels == student_stage.channels:
+    counts = (
+        f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
+        "{} compares them with the teacher's "
+        f"{teacher_stage.channels}; use a transform that projects"
+    )
+    for operator in operators_of(pathway.transform):
+        if facts.of_operator(operator).makes_places_of_channels:
+            return counts.format(f"operator {operator!r}")
+    if pathway.distance in facts.ignores_channels:
         return None
     return (
-        f"transform {pathway.transform!r} keeps the student's {student_stage.channels} channels, but "
-        f"distance {pathway.distance!r} compares them with the teacher's {teacher_stage.channels}; use a "
-        "transform that projects, or a distance that ignores channels, such as 'attention'"
+        counts.format(f"distance {pathway.distance!r}")
+        + ", or a distance that ignores channels, such as 'attention'"
     )
+
+
+def _why_blind(pathway: Pathway, teacher_stage: Stage, facts: MapFacts, input_size: int) -> str | None:
+    """Why a distance that compares places sees none, after the pathway's operators; None where it does."""
+    side = round(input_size / teacher_stage.reduction)
+    has_one = "has one pixel"
+    for operator in operators_of(pathway.transform):
+        before, side = side, _side_after(facts.of_operator(operator), side, teacher_stage)
+        if side <= 1 < before:
+            has_one = f"has one pixel after operator {operator!r}"
+    if side > 1:
+        return None
+    return (
+        f"distance {pathway.distance!r} compares places, but the teacher's map at stage "
+        f"{teacher_stage.index} {has_one}; use another distance or another connection"
+    )
+
+
+def _side_after(reshaping: Reshaping, side: int, teacher_stage: Stage) -> int:
+    if reshaping.makes_places_of_channels:
+        return teacher_stage.channels
+    if reshaping.side is not None:
+        return min(side, reshaping.side) if side <= 1 else reshaping.side
+    return -(-side // reshaping.shrinks)
 
 
 def enumerate_pathways(
     connections: str | Sequence[Sequence[int]],
-    transforms: Sequence[str],
-    distances: Sequence[str],
+    transforms: Sequence[Chosen],
+    distances: Sequence[Chosen],
     teacher_stages: Sequence[Stage],
     student_stages: Sequence[Stage],
     facts: MapFacts,
@@ -98,26 +143,33 @@ def enumerate_pathways(
 ) -> list[Pathway]:
     """All pathways of a choice that fit: connections x transforms x distances, each once, in this order.
 
+    Transforms may be chains (search/chains.py), and both may have settings.
+
     `connections` is a rule's name, or pairs (teacher stage, student stage); pairs of stages that a model does
     not have are left out (preflight refuses them, by `absent_stages`).
 
     Raises UnknownConnectionsError. The list is empty where no pair of stages fits, for example when
     `identity` meets stages of different widths, and where nothing is connected.
     """
-    methods = list(product(dict.fromkeys(transforms), dict.fromkeys(distances)))
-    pathways = []
+    pathways: dict[str, Pathway] = {}
     for teacher_stage, student_stage in connected(connections, teacher_stages, student_stages):
-        for transform, distance in methods:
+        for transform, distance in product(map(_configured, transforms), map(_configured, distances)):
             pathway = Pathway(
                 teacher=teacher,
                 teacher_stage=teacher_stage.index,
                 student_stage=student_stage.index,
-                transform=transform,
-                distance=distance,
+                transform=transform[0],
+                transform_config=transform[1],
+                distance=distance[0],
+                distance_config=distance[1],
             )
             if fits(pathway, teacher_stage, student_stage, facts, input_size=input_size) is None:
-                pathways.append(pathway)
-    return pathways
+                pathways.setdefault(pathway.name, pathway)
+    return list(pathways.values())
+
+
+def _configured(chosen: Chosen) -> tuple[str, dict[str, JsonValue]]:
+    return (chosen, {}) if isinstance(chosen, str) else (chosen[0], dict(chosen[1]))
 
 
 def absent_stages(

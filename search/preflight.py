@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -22,6 +22,7 @@ from search.logits import build_logit_loss
 from search.models import TappedModel, weights_sha256
 from search.models.pretrained import pretrained_classes
 from search.pathway_rules import CONNECTIONS, absent_stages
+from search.pathways import require_distance, require_transform
 from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
@@ -34,6 +35,8 @@ KINDS = ("teacher", "student_alone", "kd", "pathways", "search")
 
 Measure = Callable[[str], float]
 """Seconds of one step of a kind of run (one of KINDS), or of the teacher on a batch of its cache."""
+Check = Callable[[str, dict[str, JsonValue]], Any]
+"""Raises UnknownMethodError or InvalidConfigError where there is no such method with such settings."""
 
 
 def run_preflight(
@@ -150,21 +153,25 @@ def require_settings(spec: JobSpec) -> None:
     Both ends of ranges and all values to choose from are tried.
     """
     space = spec.search.space
-    for index, uses in enumerate(space.logit_losses):
-        for place, use in enumerate(uses):
-            _require_settings_of(use, build_logit_loss, f"search.space.logit_losses.{index}.{place}")
+    kinds: tuple[tuple[str, Sequence[Sequence[str | MethodUse]], Check], ...] = (
+        ("transforms", space.transforms, require_transform),
+        ("distances", space.distances, require_distance),
+        ("logit_losses", space.logit_losses, build_logit_loss),
+    )
+    for kind, sets, check in kinds:
+        for index, uses in enumerate(sets):
+            for place, use in enumerate(uses):
+                _require_settings_of(use, check, f"search.space.{kind}.{index}.{place}")
     for index, rule in enumerate(space.temperature_rules or []):
         _require_settings_of(rule, build_temperature_rule, f"search.space.temperature_rules.{index}")
 
 
-def _require_settings_of(
-    use: str | MethodUse, build: Callable[[str, dict[str, JsonValue]], Any], field: str
-) -> None:
+def _require_settings_of(use: str | MethodUse, check: Check, field: str) -> None:
     if not isinstance(use, MethodUse):
         return
     for config in use.configs():
         try:
-            build(use.name, config)
+            check(use.name, config)
         except (UnknownMethodError, InvalidConfigError) as error:
             raise SearchProblem(f"{field}: {error}", code="unknown_method") from error
 

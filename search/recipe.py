@@ -7,6 +7,7 @@ processes: the student alone has no losses but cross-entropy, plain KD has one l
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
@@ -26,6 +27,12 @@ class RecipeModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+def with_settings(name: str, config: Mapping[str, JsonValue]) -> str:
+    """A method's name with the settings that were said: `rkd(angle_weight=1.0)`."""
+    settings = ", ".join(f"{setting}={value}" for setting, value in sorted(config.items()))
+    return f"{name}({settings})" if settings else name
+
+
 class Stage(RecipeModel):
     """One stage of a model: where feature maps are tapped."""
 
@@ -43,8 +50,19 @@ class Pathway(RecipeModel):
     teacher: Annotated[int, Field(ge=0)] = Field(default=0, description="Which of the task's teachers.")
     teacher_stage: Annotated[int, Field(ge=0)] = Field(description="Index of the teacher's stage.")
     student_stage: Annotated[int, Field(ge=0)] = Field(description="Index of the student's stage.")
-    transform: str = Field(description="What fits the student's map to the teacher's.")
+    transform: str = Field(
+        description="What fits the student's map to the teacher's, and with + the operators that both maps "
+        "then go through: `projection+channel_attention+max_pool2`."
+    )
     distance: str = Field(description="Between the transformed map and the teacher's.")
+    transform_config: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="The transform's settings, and those of operators as OPERATOR.SETTING; what is not said "
+        "is its default.",
+    )
+    distance_config: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The distance's settings; what is not said is its default."
+    )
     scale: float | None = Field(
         default=None,
         description="The loss's value at the search's first step; a replay measures its own (floor 1e-8).",
@@ -58,7 +76,17 @@ class Pathway(RecipeModel):
     def name(self) -> str:
         """A short readable name, unique inside a process."""
         of = f"{self.teacher}:" if self.teacher else ""
-        return f"{of}t{self.teacher_stage}-s{self.student_stage}/{self.transform}/{self.distance}"
+        return f"{of}t{self.teacher_stage}-s{self.student_stage}/{self.transform_name}/{self.distance_name}"
+
+    @property
+    def transform_name(self) -> str:
+        """Transform and operators, with their settings."""
+        return with_settings(self.transform, self.transform_config)
+
+    @property
+    def distance_name(self) -> str:
+        """The distance, with its settings."""
+        return with_settings(self.distance, self.distance_config)
 
 
 class FeatureLoss(RecipeModel):
@@ -75,8 +103,7 @@ class FeatureLoss(RecipeModel):
     def name(self) -> str:
         """A short readable name, unique inside a process."""
         of = f"{self.teacher}:" if self.teacher else ""
-        settings = ", ".join(f"{name}={value}" for name, value in sorted(self.config.items()))
-        return f"{of}{self.loss}" + (f"({settings})" if settings else "")
+        return of + with_settings(self.loss, self.config)
 
 
 def _feature_kind(value: object) -> str:
@@ -151,8 +178,8 @@ class Process(RecipeModel):
         names = [pathway.name for pathway in self.pathways]
         if len(set(names)) != len(names):
             raise ValueError(
-                "no two pathways may have the same stages, transform and distance, and no two feature losses "
-                "the same settings"
+                "no two pathways may have the same stages, transform and distance with the same settings, "
+                "and no two feature losses the same settings"
             )
         for point in self.points:
             expected = (len(self.logit_losses),) * 3 + (len(self.pathways),)

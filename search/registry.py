@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 METHOD_PACKAGES = (
+    "search.operators",
     "search.pathways",
     "search.logits",
     "search.features",
@@ -45,6 +47,7 @@ class Kind(StrEnum):
     """What a method is; each kind has its own call contract, written in the package that holds it."""
 
     TRANSFORM = "transform"
+    OPERATOR = "operator"
     DISTANCE = "distance"
     LOGIT_LOSS = "logit_loss"
     FEATURE_LOSS = "feature_loss"
@@ -82,10 +85,17 @@ class Method:
 
         Raises InvalidConfigError.
         """
+        return self.bound(config)(*arguments)
+
+    def bound(self, config: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+        """The factory with these settings where it has any: what a method that is a function is called by.
+
+        Raises InvalidConfigError.
+        """
         settings = self.configured(config or {})
         if self.card.config is MethodConfig:
-            return self.factory(*arguments)
-        return self.factory(*arguments, config=settings)
+            return self.factory
+        return partial(self.factory, config=settings)
 
     def configured(self, config: Mapping[str, Any]) -> MethodConfig:
         """The settings, defaults filled in. Raises InvalidConfigError."""

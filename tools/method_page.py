@@ -19,15 +19,19 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 HEAD = """# Methods
 
 All that a job may name, by kind. `python -m search methods --json` and `GET /v1/methods` say the same of an
-installation, plug-ins included. A loss or a temperature rule is used by its name, or with settings:
-`{"name": "dkd", "config": {"rest_weight": 4}}`; a setting that is an object with `low` and `high` is searched
-in that range, one that is a list among its values ([the job spec](job-spec.md#methoduse)). Where nothing is
-said of a formula, it was read in the paper or in its released code.
+installation, plug-ins included. A transform, a distance, a loss or a temperature rule is used by its name, or
+with settings: `{"name": "dkd", "config": {"rest_weight": 4}}`; a setting that is an object with `low` and
+`high` is searched in that range, one that is a list among its values
+([the job spec](job-spec.md#methoduse)). An operator's settings are given to the transform that it follows:
+`{"name": "projection+random_mask", "config": {"random_mask.ratio": 0.5}}`. Where nothing is said of a
+formula, it was read in the paper or in its released code.
 
 This page is written by `make docs` from what the methods declare.
 """
 ABOUT = {
     Kind.TRANSFORM: "What fits a student's map to the teacher's.",
+    Kind.OPERATOR: "What both maps go through after the transform and before the distance, named after the "
+    "transform with +: `projection+channel_attention+max_pool2`.",
     Kind.DISTANCE: "Between a transformed map of the student and the teacher's map.",
     Kind.LOGIT_LOSS: "On both models' logits, at the temperatures that a temperature rule gives.",
     Kind.FEATURE_LOSS: "Whole methods on maps, embeddings and more, which choose their stages themselves. "

@@ -5,9 +5,26 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search.method_card import MethodConfig, searched
 from search.recipe import Stage
 
 MAX_WIDTH = 512
+
+
+class WidthConfig(MethodConfig):
+    """Settings of transforms of several layers."""
+
+    width_ratio: float = searched(
+        1.0,
+        low=0.25,
+        high=2.0,
+        ge=0.01,
+        le=16.0,
+        description="Channels between the layers, as a part of min(512, Ct, Cs).",
+    )
+
+
+USUAL_WIDTH = WidthConfig()
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
@@ -17,9 +34,9 @@ def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     return layer
 
 
-def width_between(student: Stage, teacher: Stage) -> int:
+def width_between(student: Stage, teacher: Stage, config: WidthConfig = USUAL_WIDTH) -> int:
     """Channels between the first and the last convolution."""
-    return min(MAX_WIDTH, student.channels, teacher.channels)
+    return max(1, round(config.width_ratio * min(MAX_WIDTH, student.channels, teacher.channels)))
 
 
 class Gate(nn.Module):

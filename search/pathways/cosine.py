@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from search.method_card import Card, Need
-from search.pathways.directions import directions
+from search.pathways.directions import apart, directions
 from search.registry import Kind, register
 
 
@@ -18,9 +18,10 @@ from search.registry import Kind, register
 def cosine_distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """One minus the cosine between the two channel vectors of a place, mean over places: 1 by chance.
 
-    It ignores how long the vectors are; between 0 and 2.
+    It ignores how long the vectors are; between 0 and 2. A place that is silent in one map counts a half, and
+    nothing in both.
     """
-    return 1 - (_places(student_map) * _places(teacher_map)).sum(dim=2).mean()
+    return apart(_places(student_map), _places(teacher_map)).mean()
 
 
 def _places(feature_map: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search.method_card import Card, Need
-from search.pathways.convolutions import width_between
+from search.pathways.convolutions import USUAL_WIDTH, WidthConfig, width_between
 from search.pathways.resizing import at_smaller_size, resize
 from search.recipe import Stage
 from search.registry import Kind, register
@@ -24,20 +24,20 @@ a side. What the residual path carries keeps its full size."""
     Kind.TRANSFORM,
     "cross_attention",
     source="After ScaleKD's projector, Fan et al. 2024, arXiv 2411.06786",
-    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True, config=WidthConfig),
 )
 class CrossAttention(nn.Module):
     """A linear map of the student's tokens, plus attention of the teacher's places to all of them.
 
     A query is the student's normalised token at the teacher's place, and the place; keys are all its tokens,
-    and their places; four heads, width min(512, Ct, Cs) rounded down to a multiple of four (four at least).
-    ScaleKD's queries are learned for one size; these are functions of the place and fit any size. Written
-    out in plain operations: fused attention has no forward-mode derivative.
+    and their places; four heads; the usual width is min(512, Ct, Cs), rounded down to a multiple of four
+    (four at least). ScaleKD's queries are learned for one size; these are functions of the place and fit any
+    size. Written out in plain operations: fused attention has no forward-mode derivative.
     """
 
-    def __init__(self, student: Stage, teacher: Stage) -> None:
+    def __init__(self, student: Stage, teacher: Stage, *, config: WidthConfig = USUAL_WIDTH) -> None:
         super().__init__()
-        width = max(HEADS, width_between(student, teacher) // HEADS * HEADS)
+        width = max(HEADS, width_between(student, teacher, config) // HEADS * HEADS)
         self.normalise = nn.LayerNorm(student.channels)
         self.query = nn.Linear(student.channels, width)
         self.query_place = nn.Linear(4 * BANDS, width, bias=False)

@@ -27,6 +27,29 @@ def directions(vectors: Tensor, *, shortest: float = SHORTEST) -> Tensor:
     places and images.
     """
     vectors = scaled(vectors)
-    squared = vectors.square().sum(dim=-1, keepdim=True)
-    kept = torch.maximum(squared, shortest**2 * squared.detach().mean())
+    return _over_length(vectors, least=shortest**2 * _squared_lengths(vectors).detach().mean())
+
+
+def centred_directions(vectors: Tensor) -> Tensor:
+    """Vectors (..., D) less their means, divided by their lengths; zero where all are constant.
+
+    Those that hardly vary, beside how long the vectors are with their means, are divided by a hundredth of
+    that length: what is left of a constant vector is rounding.
+    """
+    vectors = scaled(vectors)
+    least = SHORTEST**2 * _squared_lengths(vectors).detach().mean()
+    return _over_length(vectors - vectors.mean(dim=-1, keepdim=True), least=least)
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """(...): 1 - cos between directions (..., D); 0 between silent ones, a half where one of both is."""
+    return (one - other).square().sum(dim=-1) / 2
+
+
+def _squared_lengths(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(dim=-1, keepdim=True)
+
+
+def _over_length(vectors: Tensor, *, least: Tensor) -> Tensor:
+    kept = torch.maximum(_squared_lengths(vectors), least)
     return vectors / torch.where(kept > 0, kept, torch.ones_like(kept)).sqrt()

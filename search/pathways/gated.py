@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from search.method_card import Card, Need
-from search.pathways.convolutions import Gate, convolution, nearest, width_between
+from search.pathways.convolutions import (
+    USUAL_WIDTH,
+    Gate,
+    WidthConfig,
+    convolution,
+    nearest,
+    width_between,
+)
 from search.recipe import Stage
 from search.registry import Kind, register
 
@@ -14,17 +21,17 @@ from search.registry import Kind, register
     Kind.TRANSFORM,
     "gated",
     source="DistPro, Deng et al. 2022, arXiv 2204.05547, released code",
-    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True, config=WidthConfig),
 )
 class Gated(nn.Module):
     """Conv3x3-BN-ReLU, gate x * conv1x1(x), Conv3x3-BN-ReLU, nearest resize, Conv3x3-BN.
 
-    The width between is min(512, Ct, Cs).
+    The usual width between is min(512, Ct, Cs).
     """
 
-    def __init__(self, student: Stage, teacher: Stage) -> None:
+    def __init__(self, student: Stage, teacher: Stage, *, config: WidthConfig = USUAL_WIDTH) -> None:
         super().__init__()
-        width = width_between(student, teacher)
+        width = width_between(student, teacher, config)
         self.enter = nn.Sequential(convolution(student.channels, width, 3), nn.BatchNorm2d(width), nn.ReLU())
         self.gate = Gate(width)
         self.middle = nn.Sequential(convolution(width, width, 3), nn.BatchNorm2d(width), nn.ReLU())

@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from search.method_card import Card, Need
-from search.pathways.convolutions import Gate, convolution, nearest, width_between
+from search.pathways.convolutions import (
+    USUAL_WIDTH,
+    Gate,
+    WidthConfig,
+    convolution,
+    nearest,
+    width_between,
+)
 from search.recipe import Stage
 from search.registry import Kind, register
 
@@ -14,17 +21,17 @@ from search.registry import Kind, register
     Kind.TRANSFORM,
     "three_convolutions",
     source="DistPro, Deng et al. 2022, arXiv 2204.05547, its 3conv",
-    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True),
+    card=Card(needs=frozenset({Need.STAGE_MAPS}), trains=True, config=WidthConfig),
 )
 class ThreeConvolutions(nn.Module):
     """Conv1x1-BN, gate x * conv1x1(x), nearest resize, Conv3x3-BN, Conv3x3-BN; no ReLU, as released.
 
-    The width between is min(512, Ct, Cs).
+    The usual width between is min(512, Ct, Cs).
     """
 
-    def __init__(self, student: Stage, teacher: Stage) -> None:
+    def __init__(self, student: Stage, teacher: Stage, *, config: WidthConfig = USUAL_WIDTH) -> None:
         super().__init__()
-        width = width_between(student, teacher)
+        width = width_between(student, teacher, config)
         self.enter = nn.Sequential(convolution(student.channels, width, 1), nn.BatchNorm2d(width))
         self.gate = Gate(width)
         self.leave = nn.Sequential(

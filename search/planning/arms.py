@@ -14,10 +14,13 @@ from search.label_free import meta_loss_of
 from search.pathway_rules import MapFacts, enumerate_pathways, fits
 from search.planning.logit_givers import logit_givers
 from search.planning.method_choices import (
+    DISTANCES,
     FEATURE_LOSSES,
     LOGIT_LOSSES,
     TEMPERATURE_RULES,
-    as_losses,
+    TRANSFORMS,
+    as_uses,
+    chosen_methods,
     feature_losses_of,
     logit_losses_of,
     setting_dimensions,
@@ -26,7 +29,7 @@ from search.planning.process_edits import averaged
 from search.planning.process_rate import process_rate, process_rate_dimension
 from search.recipe import AnyPathway, FeatureLoss, Pathway, Point, Process, Stage, constant
 from search.records import Learning, PreflightResult, RunParameters
-from search.spec import JobSpec, Range
+from search.spec import JobSpec, MethodUse, Range, name_of
 
 LOGIT_LOSS_OF_KD = "kd"
 LAST_PART = 2 / 3
@@ -49,13 +52,13 @@ class ArmName(StrEnum):
 def dimensions_of(spec: JobSpec) -> tuple[Dimension, ...]:
     """The job's search space as dimensions; a value listed twice counts once."""
     space = spec.search.space
-    feature_losses = [as_losses(uses) for uses in space.feature_losses]
-    rules = as_losses(space.temperature_rules or [])
+    feature_losses = [as_uses(uses) for uses in space.feature_losses]
+    rules = as_uses(space.temperature_rules or [])
     return (
         _options("connections", space.connections),
-        _options("transforms", space.transforms),
-        _options("distances", space.distances),
-        _options(LOGIT_LOSSES, [as_losses(uses) for uses in space.logit_losses]),
+        _options(TRANSFORMS, [as_uses(uses) for uses in space.transforms]),
+        _options(DISTANCES, [as_uses(uses) for uses in space.distances]),
+        _options(LOGIT_LOSSES, [as_uses(uses) for uses in space.logit_losses]),
         *([_options(FEATURE_LOSSES, feature_losses)] if any(feature_losses) else []),
         *([_options(TEMPERATURE_RULES, rules)] if rules else []),
         *setting_dimensions(space),
@@ -93,8 +96,8 @@ def pathways_between(
     """The pathways that a choice means between these stages, for images of `input_size`."""
     joined = enumerate_pathways(
         _connections(choices["connections"]),
-        _names(choices["transforms"]),
-        _names(choices["distances"]),
+        list(chosen_methods(choices, TRANSFORMS)),
+        list(chosen_methods(choices, DISTANCES)),
         teacher,
         student,
         facts,
@@ -131,7 +134,7 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
         return None
     if any(space.logit_losses) and ("none" in space.connections or not has_stages):
         return None
-    every = {"transforms": _union(space.transforms), "distances": _union(space.distances)}
+    every = {TRANSFORMS: _all_names(space.transforms), DISTANCES: _all_names(space.distances)}
     if any(pathways_of({"connections": as_choice(name), **every}, preflight) for name in space.connections):
         return None
     if not has_stages:
@@ -142,8 +145,8 @@ def why_no_pathway(spec: JobSpec, preflight: PreflightResult) -> str | None:
     pathway = Pathway(
         teacher_stage=teacher[-1].index,
         student_stage=student[-1].index,
-        transform=space.transforms[0][0],
-        distance=space.distances[0][0],
+        transform=name_of(space.transforms[0][0]),
+        distance=name_of(space.distances[0][0]),
     )
     facts = MapFacts.of(preflight.cards)
     reason = fits(pathway, teacher[-1], student[-1], facts, input_size=preflight.input_size)
@@ -292,17 +295,12 @@ def as_choice(connections: str | list[list[int]]) -> JsonValue:
     return connections if isinstance(connections, str) else [list(pair) for pair in connections]
 
 
-def _names(value: object) -> list[str]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, found {value!r}")
-    return [str(name) for name in value]
-
-
 def _connections(value: object) -> str | list[list[int]]:
     if isinstance(value, list):
         return [[int(teacher), int(student)] for teacher, student in value]
     return str(value)
 
 
-def _union(sets: Iterable[Iterable[str]]) -> list[JsonValue]:
-    return list(dict.fromkeys(chain.from_iterable(sets)))
+def _all_names(sets: Iterable[Iterable[str | MethodUse]]) -> list[JsonValue]:
+    """Each once. Settings do not decide whether a pathway fits."""
+    return list(dict.fromkeys(map(name_of, chain.from_iterable(sets))))

@@ -10,6 +10,7 @@ from search.dimensions import Choices, Dimension, Interval, Options
 from search.recipe import FeatureLoss, LogitLoss, TemperatureRule
 from search.spec import MethodUse, Range, Space, searched_settings
 
+TRANSFORMS, DISTANCES = "transforms", "distances"
 LOGIT_LOSSES, FEATURE_LOSSES = "logit_losses", "feature_losses"
 TEMPERATURE_RULES = "temperature_rules"
 
@@ -17,6 +18,8 @@ TEMPERATURE_RULES = "temperature_rules"
 def setting_dimensions(space: Space) -> list[Dimension]:
     """One dimension for each setting that is searched; those of a method that was not chosen mean nothing."""
     kinds = (
+        (TRANSFORMS, space.transforms),
+        (DISTANCES, space.distances),
         (LOGIT_LOSSES, space.logit_losses),
         (FEATURE_LOSSES, space.feature_losses),
         (TEMPERATURE_RULES, [space.temperature_rules or []]),
@@ -32,8 +35,8 @@ def setting_dimensions(space: Space) -> list[Dimension]:
     ]
 
 
-def as_losses(uses: Sequence[str | MethodUse]) -> list[JsonValue]:
-    """A choice of losses as a value of a choice; or rules, as the values of one."""
+def as_uses(uses: Sequence[str | MethodUse]) -> list[JsonValue]:
+    """A set of methods as a value of a choice; or rules, as the values of one."""
     return [use if isinstance(use, str) else use.model_dump(mode="json") for use in uses]
 
 
@@ -50,7 +53,7 @@ def logit_losses_of(choices: Choices) -> list[LogitLoss]:
     the temperature rule that was chosen."""
     found: list[LogitLoss] = []
     rule = _rule_of(choices)
-    for name, config in _chosen(choices, LOGIT_LOSSES):
+    for name, config in chosen_methods(choices, LOGIT_LOSSES):
         loss = LogitLoss(name=name, config=config, temperature_rule=rule)
         if loss not in found:
             found.append(loss)
@@ -61,7 +64,7 @@ def feature_losses_of(choices: Choices) -> list[FeatureLoss]:
     """The feature losses, likewise; none where the choices do not speak of them."""
     found: dict[str, FeatureLoss] = {}
     if FEATURE_LOSSES in choices:
-        for name, config in _chosen(choices, FEATURE_LOSSES):
+        for name, config in chosen_methods(choices, FEATURE_LOSSES):
             loss = FeatureLoss(loss=name, config=config)
             found.setdefault(loss.name, loss)
     return list(found.values())
@@ -75,11 +78,12 @@ def _rule_of(choices: Choices) -> TemperatureRule | None:
     return TemperatureRule(name=name, config=config)
 
 
-def _chosen(choices: Choices, kind: str) -> Iterator[tuple[str, dict[str, JsonValue]]]:
-    losses = choices[kind]
-    if not isinstance(losses, list):
-        raise TypeError(f"expected a list, found {losses!r}")
-    yield from (_drawn(choices, kind, each) for each in losses)
+def chosen_methods(choices: Choices, kind: str) -> Iterator[tuple[str, dict[str, JsonValue]]]:
+    """(name, settings) of the methods that these choices mean, with the settings that were drawn."""
+    uses = choices[kind]
+    if not isinstance(uses, list):
+        raise TypeError(f"expected a list, found {uses!r}")
+    yield from (_drawn(choices, kind, each) for each in uses)
 
 
 def _drawn(choices: Choices, kind: str, chosen: JsonValue) -> tuple[str, dict[str, JsonValue]]:

@@ -12,7 +12,7 @@ from search.allowed_choices import SETS, Cards, cards_of, sets_of, why_no_choice
 from search.combinations import Refusal, facts_of, why_not_together
 from search.dimensions import Choices
 from search.planning.arms import as_choice, pathways_of
-from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_losses, uses_of
+from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_uses, uses_of
 from search.recipe import AnyPathway, Pathway
 from search.records import PreflightResult
 from search.spec import JobSpec
@@ -64,8 +64,8 @@ def _by_nearness(spec: JobSpec, choices: Choices, preflight: PreflightResult) ->
         joined: Choices = {
             **choices,
             "connections": as_choice(connections),
-            "transforms": as_losses(transforms),
-            "distances": as_losses(distances),
+            "transforms": as_uses(transforms),
+            "distances": as_uses(distances),
         }
         yield joined
         yield from ({**joined, **changes} for changes in losses)
@@ -80,6 +80,6 @@ def _other_losses(spec: JobSpec, preflight: PreflightResult) -> list[Choices]:
             continue
         cards = {index: cards_of(uses, kind, preflight.cards) for index, uses in enumerate(sets)}
         usable = (index for index in cards if why_not_together(cards[index], facts_of(spec)) is None)
-        by_field.append([{field: as_losses(sets[index])} for index in usable])
+        by_field.append([{field: as_uses(sets[index])} for index in usable])
     both = [{**one, **other} for one, other in product(*by_field)] if len(by_field) > 1 else []
     return [*chain.from_iterable(by_field), *both]

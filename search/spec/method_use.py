@@ -66,6 +66,7 @@ NameOrUse = Annotated[
     Annotated[Name, Tag("<name>")] | Annotated[MethodUse, Tag("<settings>")], Discriminator(_tag)
 ]
 LossSet = Annotated[list[NameOrUse], Field(max_length=16)]
+MethodSet = Annotated[list[NameOrUse], Field(min_length=1, max_length=16)]
 
 
 def name_of(use: str | MethodUse) -> str:

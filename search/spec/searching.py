@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, Range, SpecModel
-from search.spec.method_use import LossSet, NameOrUse, require_one_range
+from search.spec.fields import Name, PositiveFloat, PositiveInt, Range, SpecModel
+from search.spec.method_use import LossSet, MethodSet, NameOrUse, require_one_range
 
 Rule = Literal["none", "last", "same_depth", "same_or_deeper", "all"]
 StageIndex = Annotated[int, Field(ge=0, lt=256)]
@@ -27,14 +27,16 @@ class Space(SpecModel):
         description="Which teacher stage may teach which student stage: a rule's name, or a list of pairs "
         "[teacher stage, student stage]; `none`: the logits alone teach.",
     )
-    transforms: Annotated[list[NameSet], Field(min_length=1)] = Field(
-        default_factory=lambda: [["projection"]],
-        description="What fits the student's map to the teacher's. Each choice is a set of transforms; every "
-        "connection gets one pathway per transform and distance; distances share the transform.",
+    transforms: Annotated[list[MethodSet], Field(min_length=1)] = Field(
+        default=[["projection"]],
+        description="What fits the student's map to the teacher's, by name or with settings; operators that "
+        "both maps then go through follow it with +, as in `projection+channel_attention+l2_channels`. Each "
+        "choice is a set of transforms; every connection gets one pathway per transform and distance; "
+        "distances and operators share the transform.",
     )
-    distances: Annotated[list[NameSet], Field(min_length=1)] = Field(
-        default_factory=lambda: [["mse"], ["mse", "attention"]],
-        description="Each choice is a set of distances.",
+    distances: Annotated[list[MethodSet], Field(min_length=1)] = Field(
+        default=[["mse"], ["mse", "attention"]],
+        description="Between the maps, by name or with settings. Each choice is a set of distances.",
     )
     logit_losses: Annotated[list[LossSet], Field(min_length=1)] = Field(
         default=[["kd"]],
@@ -68,8 +70,8 @@ class Space(SpecModel):
 
     @model_validator(mode="after")
     def _searches_each_setting_in_one_way(self) -> Space:
-        require_one_range(self.logit_losses)
-        require_one_range(self.feature_losses)
+        for sets in (self.transforms, self.distances, self.logit_losses, self.feature_losses):
+            require_one_range(sets)
         require_one_range([[rule] for rule in self.temperature_rules or []])
         return self
 

@@ -23,7 +23,7 @@ from search.planning.arms import (
     plain_kd,
     starting_process,
 )
-from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_losses
+from search.planning.method_choices import DISTANCES, FEATURE_LOSSES, LOGIT_LOSSES, TRANSFORMS, as_uses
 from search.planning.nearest import refusal_of
 from search.preflight import cards_for, grouped, run_preflight, seconds_per_step
 from search.recipe import AnyPathway, Process, constant
@@ -182,15 +182,19 @@ class PreflightRun:
     def _processes(self) -> list[Process]:
         """For every set of transforms the process with the most pathways; plain KD where nothing fits."""
         spec, space = self.setting.spec, self.setting.spec.search.space
-        start = {**starting_choices(dimensions_of(spec)), **self._most_losses()}
+        dimensions = dimensions_of(spec)
+        start = starting_choices(dimensions)
+        # The widest transforms cost most.
+        start |= {each.name: each.at(1.0) for each in dimensions if each.name.startswith(f"{TRANSFORMS}.")}
+        start |= self._most_losses()
         found = []
         for transforms in space.transforms:
             choices: list[Choices] = [
                 {
                     **start,
                     "connections": as_choice(name),
-                    "transforms": [*transforms],
-                    "distances": [*distances],
+                    TRANSFORMS: as_uses(transforms),
+                    DISTANCES: as_uses(distances),
                 }
                 for name, distances in product(space.connections, space.distances)
             ]
@@ -204,7 +208,7 @@ class PreflightRun:
         """The largest sets of logit losses and of feature losses that can be used together."""
         spec, space = self.setting.spec, self.setting.spec.search.space
         pairs: list[Choices] = [
-            {LOGIT_LOSSES: as_losses(logits), FEATURE_LOSSES: as_losses(features)}
+            {LOGIT_LOSSES: as_uses(logits), FEATURE_LOSSES: as_uses(features)}
             for logits, features in sorted(
                 product(space.logit_losses, space.feature_losses),
                 key=lambda pair: -sum(map(len, pair)),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from search.devices import sent
 from search.features import Extra, FeatureLossModule, ModelOutputs, Pair, Seen, build_feature_loss
 from search.logits import build_logit_loss
-from search.pathways import PathwayLoss, build_pathways
+from search.pathways import PathwayLoss, build_pathways, require_distance, require_transform
 from search.pathways.meta_parameters import MetaOwner, meta_owners
 from search.problems import SearchProblem
 from search.process import Effective
@@ -295,18 +295,16 @@ def require_fitting(process: Process, *, teacher: list[Stage], student: list[Sta
     asked = [loss.teacher for loss in process.logit_losses] + [one.teacher for one in process.pathways]
     if any(asked):
         raise SearchProblem("several teachers are not supported yet", code="pathway_does_not_fit")
-    kinds = [(Kind.LOGIT_LOSS, loss.name) for loss in process.logit_losses]
-    kinds += [(Kind.TRANSFORM, pathway.transform) for pathway in joined]
-    kinds += [(Kind.DISTANCE, pathway.distance) for pathway in joined]
-    for kind, name in kinds:
-        try:
-            get(kind, name)
-        except UnknownMethodError as error:
-            raise SearchProblem(
-                f"{error}; is a plug-in missing that the process needs?", code="unknown_method"
-            ) from error
-    for loss in process.logit_losses:
-        try:
+    try:
+        for loss in process.logit_losses:
+            get(Kind.LOGIT_LOSS, loss.name)
             build_logit_loss(loss.name, loss.config)
-        except (UnknownMethodError, InvalidConfigError) as error:
-            raise SearchProblem(str(error), code="unknown_method") from error
+        for pathway in joined:
+            require_transform(pathway.transform, pathway.transform_config)
+            require_distance(pathway.distance, pathway.distance_config)
+    except UnknownMethodError as error:
+        raise SearchProblem(
+            f"{error}; is a plug-in missing that the process needs?", code="unknown_method"
+        ) from error
+    except InvalidConfigError as error:
+        raise SearchProblem(str(error), code="unknown_method") from error

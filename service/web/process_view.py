@@ -81,7 +81,7 @@ def pathway_label(pathway: Pathway | FeatureLoss) -> str:
         return f"feature · {pathway.name}"
     teacher = f"t{pathway.teacher}." if pathway.teacher else "t"
     stages = f"{teacher}{pathway.teacher_stage} → s{pathway.student_stage}"
-    return f"{stages} · {pathway.transform} · {pathway.distance}"
+    return f"{stages} · {pathway.transform_name} · {pathway.distance_name}"
 
 
 def _over_training(points: Sequence[Point], values: Sequence[float]) -> list[tuple[float, float]]:

@@ -32,6 +32,9 @@ CATALOGUE: dict[str, Any] = {
 }
 
 
+OPERATORS = ("channel_attention", "max_pool2")
+
+
 def faults(document: str | dict[str, Any], model: type[BaseModel] = JobSpec) -> list[SpecFault]:
     validate = model.model_validate_json if isinstance(document, str) else model.model_validate
     with pytest.raises(ValidationError) as caught:
@@ -110,6 +113,23 @@ class TestCatalogue:
         assert remedy in found.remedy
         assert not set(requirements(spec)) <= offers(CATALOGUE)
 
+    @pytest.mark.parametrize(
+        ("chain", "message", "remedy"),
+        [
+            ("projection+max_pol2", "unknown operator 'max_pol2'", "did you mean 'max_pool2'?"),
+            ("projektion+max_pool2", "unknown transform 'projektion'", "did you mean 'projection'?"),
+            ("projection+", "unknown operator ''", "known: channel_attention, max_pool2"),
+            ("max_pool2", "'max_pool2' is an operator", "put a transform before it: identity+max_pool2"),
+        ],
+    )
+    def test_the_part_of_a_chain_that_is_wrong_is_named(self, chain: str, message: str, remedy: str) -> None:
+        operators = [{"id": f"operator/{name}", "kind": "operator"} for name in OPERATORS]
+        catalogue = {**CATALOGUE, "methods": [*CATALOGUE["methods"], *operators]}
+        space = {"transforms": [["projection+channel_attention+max_pool2", chain]]}
+        (found,) = check_spec(make_spec(search={"space": space}), catalogue)
+        assert (found.field, found.message) == ("search.space.transforms.0.1", message)
+        assert remedy in found.remedy
+
     def test_several_faults_are_all_named(self) -> None:
         spec = make_spec(data={"name": "nothing"}, student={"model": "nothing"})
         assert [found.field for found in check_spec(spec, CATALOGUE)] == ["student.model", "data.name"]
@@ -156,7 +176,12 @@ class TestCatalogue:
         ]  # fmt: skip
 
     def test_every_kind_of_method_that_a_spec_names_is_required(self) -> None:
-        spec = make_spec(search={"space": {"feature_losses": [["rkd"]], "temperature_rules": ["dts"]}})
+        space = {
+            "feature_losses": [["rkd"]],
+            "temperature_rules": ["dts"],
+            "transforms": [["identity+max_pool2"]],
+        }
+        spec = make_spec(search={"space": space})
         kinds = {requirement.partition(":")[0] for requirement in requirements(spec)}
         assert kinds == {kind.value for kind in Kind} | {"model", "dataset"}
 

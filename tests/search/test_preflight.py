@@ -92,6 +92,30 @@ class TestSettings:
         assert caught.value.code == "unknown_method"
         assert caught.value.message.startswith("search.space.logit_losses.1.1: ")
 
+    @pytest.mark.parametrize(
+        ("field", "use", "words"),
+        [
+            ("transforms", {"name": "gated", "config": {"width": 0.5}}, "width"),
+            (
+                "transforms",
+                {"name": "gated", "config": {"width_ratio": {"low": 0.5, "high": 99.0}}},
+                "at most 16",
+            ),
+            ("transforms", {"name": "gated+random_mask", "config": {"random_mask.ratio": 2}}, "at most 0.99"),
+            ("transforms", {"name": "gated+max_pol2", "config": {"width_ratio": 0.5}}, "'max_pol2'"),
+            ("distances", {"name": "hcl", "config": {"finest_grid": [1, 2, 3]}}, "finest_grid"),
+            ("distances", {"name": "kl", "config": {"temperature": "hot"}}, "temperature"),
+        ],
+    )
+    def test_so_are_those_of_transforms_operators_and_distances(
+        self, dataset: Dataset, field: str, use: dict[str, object], words: str
+    ) -> None:
+        usual = {"transforms": "projection", "distances": "mse"}[field]
+        with pytest.raises(SearchProblem, match=words) as caught:
+            run(spec_of(search={"space": {field: [[usual], [usual, use]]}}, floor_accuracy=0.0), dataset)
+        assert caught.value.code == "unknown_method"
+        assert caught.value.message.startswith(f"search.space.{field}.1.1: ")
+
 
 class TestCards:
     def test_the_cards_of_all_methods_that_the_job_may_use_are_in_the_result(self, dataset: Dataset) -> None:

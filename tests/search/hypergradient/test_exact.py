@@ -48,6 +48,21 @@ def test_transforms_with_norms_are_carried_back_too() -> None:
     assert_exact("nesterov", "test_resnet", steps=5, transform="gated", learn=learn)
 
 
+@pytest.mark.parametrize("lookahead", [1, 2])
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "projection+channel_attention+max_pool2+l2_channels",
+        "gated+random_mask+softmax_places+batch_norm",
+        "linear+spatial_attention+multi_scale+min_max",
+    ],
+)
+def test_operators_are_differentiated_too(chain: str, lookahead: int) -> None:
+    """A mask is drawn again as it was drawn in the step."""
+    learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
+    assert_exact("nesterov", "test_resnet", steps=2 + lookahead, transform=chain, learn=learn)
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("lookahead", [1, 2])
 def test_feature_losses_are_differentiated_by_embeddings_too(lookahead: int, pair: str) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F  # noqa: N812
+from scipy.integrate import quad
+from scipy.special import log_softmax
 from torch import Tensor
 
 from search.pathways.attention import attention_transfer
+from search.pathways.correlation import correlation_distance
 from search.pathways.cosine import cosine_distance
 from search.pathways.gram import similarity_preserving
 from search.pathways.hcl import hierarchical_context
+from search.pathways.kl import divergence
 from search.pathways.l1 import mean_absolute_error
 from search.pathways.mse import mean_squared_error
+from search.pathways.pearson import pearson_distance
 from search.pathways.smooth_l1 import smooth_absolute_error
 from search.registry import Kind, get, methods
 from tests.search.pathways.maps import CASES, case_of, normal
@@ -27,6 +34,15 @@ DRAWS = 40
 def distance(name: str, student_map: Tensor, teacher_map: Tensor) -> Tensor:
     value: Tensor = get(Kind.DISTANCE, name).factory(student_map, teacher_map)
     return value
+
+
+def ends(name: str) -> list[dict[str, Any]]:
+    """Settings with every end of a usual range, and the first and last of what there is to choose from."""
+    card = get(Kind.DISTANCE, name).card
+    found = [{setting: one[end]} for setting, one in card.ranges().items() for end in ("low", "high")]
+    properties = card.config.model_json_schema().get("properties", {})
+    choices = {setting: one["enum"] for setting, one in properties.items() if "enum" in one}
+    return [*found, *({setting: values[at]} for setting, values in choices.items() for at in (0, -1))]
 
 
 def is_blind(name: str, shape: tuple[int, ...]) -> bool:
@@ -137,9 +153,32 @@ class TestEveryDistance:
         assert loud.grad is not None
         assert quiet.grad[:3].abs().max() <= 300 * loud.grad.abs().max()
 
-    def test_it_is_symmetric(self, name: str) -> None:
+    def test_it_is_symmetric_but_for_the_divergence(self, name: str) -> None:
         student, teacher = normal(3, 5, 8, 8, seed=0), normal(3, 5, 8, 8, seed=1)
-        torch.testing.assert_close(distance(name, student, teacher), distance(name, teacher, student))
+        one, other = distance(name, student, teacher), distance(name, teacher, student)
+        assert torch.isclose(one, other) == (name != "kl")
+
+    def test_with_other_settings_it_is_one_by_chance_too(self, name: str) -> None:
+        """At both ends of what is usually searched; a list's first and last values."""
+        shape = (32, 12, 8, 8)
+        for config in ends(name):
+            bound = get(Kind.DISTANCE, name).bound(config)
+            found = [
+                float(bound(normal(*shape, seed=2 * draw), normal(*shape, seed=2 * draw + 1)))
+                for draw in range(12)
+            ]
+            assert np.mean(found) == pytest.approx(1.0, abs=0.02 + 4 * np.std(found) / 12**0.5), config
+
+    def test_in_bfloat16_it_is_about_what_it_is_in_float32(self, name: str) -> None:
+        student, teacher = (normal(8, 6, 4, 4, seed=seed).bfloat16() for seed in (0, 1))
+        leaf = student.clone().requires_grad_()
+        found = distance(name, leaf, teacher)
+        found.backward()
+        assert float(found.detach()) == pytest.approx(
+            float(distance(name, student.float(), teacher.float())), rel=0.03
+        )
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad).all()
 
 
 class TestFormulas:
@@ -175,6 +214,85 @@ class TestFormulas:
         expected = 1 - float(F.cosine_similarity(self.student, self.teacher, dim=1).mean())
         assert float(cosine_distance(self.student, self.teacher)) == pytest.approx(expected, rel=1e-10)
 
+    def test_pearson(self) -> None:
+        def centred(values: np.ndarray) -> np.ndarray:
+            return values - values.mean(axis=1, keepdims=True)
+
+        one, other = centred(self.student.numpy()), centred(self.teacher.numpy())
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        expected = 1 - ((one * other).sum(axis=1) / lengths).mean()
+        assert float(pearson_distance(self.student, self.teacher)) == pytest.approx(expected, rel=1e-12)
+
+    def test_pearson_ignores_mean_and_scale_of_a_places_channels(self) -> None:
+        scale, mean = 0.5 + normal(3, 1, 8, 8, seed=7).abs(), 0.3 * normal(3, 1, 8, 8, seed=8)
+        assert float(pearson_distance(scale * self.teacher + mean, self.teacher)) == pytest.approx(
+            0, abs=1e-12
+        )
+        assert float(pearson_distance(-self.teacher, self.teacher)) == pytest.approx(2.0)
+
+    @pytest.mark.parametrize("temperature", [1.0, 3.0])
+    def test_kl(self, temperature: float) -> None:
+        one, other = (
+            log_softmax(values.numpy() / temperature, axis=1) for values in (self.student, self.teacher)
+        )
+        published = (np.exp(other) * (other - one)).sum(axis=1).mean()
+        generator = np.random.default_rng(0)
+        draws = [log_softmax(generator.normal(size=(400_000, 5)) / temperature, axis=1) for _ in range(2)]
+        by_chance = (np.exp(draws[0]) * (draws[0] - draws[1])).sum(axis=1).mean()
+        bound = get(Kind.DISTANCE, "kl").bound({"temperature": temperature})
+        assert float(bound(self.student, self.teacher)) == pytest.approx(published / by_chance, rel=0.01)
+
+    def test_kl_is_the_teachers_divergence_and_ignores_what_all_channels_have_in_common(self) -> None:
+        student = self.student + normal(3, 1, 8, 8, seed=3)
+        found = float(divergence(student, self.teacher))
+        assert found == pytest.approx(float(divergence(self.student, self.teacher)), rel=1e-12)
+        kl = torch.distributions.kl_divergence(*(
+            torch.distributions.Categorical(logits=values.movedim(1, -1))
+            for values in (self.teacher, self.student)
+        ))  # fmt: skip
+        again = torch.distributions.kl_divergence(*(
+            torch.distributions.Categorical(logits=values.movedim(1, -1))
+            for values in (self.teacher, 2 * self.student)
+        ))  # fmt: skip
+        ratio = float(divergence(2 * self.student, self.teacher)) / found
+        assert ratio == pytest.approx(float(again.mean() / kl.mean()), rel=1e-12)
+
+    def test_correlation(self) -> None:
+        def standardised(values: np.ndarray) -> np.ndarray:
+            return ((values - values.mean(axis=0)) / values.std(axis=0)).reshape(len(values), -1)
+
+        student, teacher = normal(16, 5, 4, 4, seed=0), normal(16, 5, 4, 4, seed=1)
+        correlations = (standardised(student.numpy()) * standardised(teacher.numpy())).mean(axis=0)
+        published = (np.abs(correlations - 1) ** 2.02).sum()
+        moments, _ = quad(lambda r: (1 - r) ** 2.02 * (1 - r * r) ** 6, -1, 1)
+        whole, _ = quad(lambda r: (1 - r * r) ** 6, -1, 1)
+        expected = np.log2(1 + published / 80 / (moments / whole))
+        assert float(correlation_distance(student, teacher)) == pytest.approx(expected, rel=1e-9)
+
+    def test_correlation_ignores_each_values_mean_and_scale(self) -> None:
+        scale, mean = 0.5 + normal(1, 5, 8, 8, seed=7).abs(), 0.3 * normal(1, 5, 8, 8, seed=8)
+        changed = scale * self.teacher + mean
+        assert float(correlation_distance(changed, self.teacher)) == pytest.approx(0.0, abs=1e-12)
+
+    @pytest.mark.parametrize("name", ["cosine", "pearson", "correlation"])
+    def test_angles_are_zero_between_equal_maps_that_are_silent_in_part(self, name: str) -> None:
+        teacher = self.teacher.clone()
+        teacher[:, :, 0], teacher[:, 0] = 0.0, 0.0
+        assert float(distance(name, teacher, teacher.clone())) == 0.0
+
+    @pytest.mark.parametrize("threshold", [0.3, 1.0, 4.0])
+    def test_smooth_l1_of_any_threshold_is_hubers(self, threshold: float) -> None:
+        expected = F.smooth_l1_loss(self.student, self.teacher, beta=threshold)
+
+        def chance(d: float) -> float:
+            huber = d * d / 2 / threshold if d < threshold else d - threshold / 2
+            return float(huber * np.exp(-d * d / 4) / np.sqrt(np.pi))
+
+        by_chance = quad(chance, 0, threshold)[0] + quad(chance, threshold, 20)[0]
+        bound = get(Kind.DISTANCE, "smooth_l1").bound({"threshold": threshold})
+        found = float(bound(self.student, self.teacher))
+        assert found == pytest.approx(float(expected) / by_chance, rel=1e-6)
+
     def test_gram_is_similarity_preserving_distillation(self) -> None:
         def rows(feature_map: Tensor) -> np.ndarray:
             flat = feature_map.flatten(1).numpy()
@@ -192,8 +310,12 @@ class TestFormulas:
         rotated = (3.7 * self.teacher.flatten(1) @ rotation).reshape(3, 20, 4, 4)
         assert float(similarity_preserving(rotated, self.teacher)) == pytest.approx(0.0, abs=1e-18)
 
-    @pytest.mark.parametrize(("side", "levels"), [(8, (4, 2, 1)), (4, (2, 1)), (2, (1,)), (1, ())])
-    def test_hcl(self, side: int, levels: tuple[int, ...]) -> None:
+    @pytest.mark.parametrize("grid_weight", [0.5, 0.8])
+    @pytest.mark.parametrize(
+        ("side", "finest", "levels"),
+        [(8, 4, (4, 2, 1)), (4, 4, (2, 1)), (2, 4, (1,)), (1, 4, ()), (8, 2, (2, 1)), (8, 8, (4, 2, 1))],
+    )
+    def test_hcl(self, side: int, finest: int, levels: tuple[int, ...], grid_weight: float) -> None:
         student, teacher = (m[:, :, :side, :side].numpy() for m in (self.student, self.teacher))
 
         def pooled(values: np.ndarray, level: int) -> np.ndarray:
@@ -202,10 +324,15 @@ class TestFormulas:
 
         total, by_chance = ((student - teacher) ** 2).mean(), 2.0
         for order, level in enumerate(levels, start=1):
-            weight = 0.5**order
+            weight = grid_weight**order
             total += weight * ((pooled(student, level) - pooled(teacher, level)) ** 2).mean()
             by_chance += weight * 2 * (level / side) ** 2
-        found = hierarchical_context(torch.from_numpy(student), torch.from_numpy(teacher))
+        settings = {"finest_grid": finest, "grid_weight": grid_weight}
+        bound = get(Kind.DISTANCE, "hcl").bound(settings)
+        found = bound(torch.from_numpy(student), torch.from_numpy(teacher))
+        if (finest, grid_weight) == (4, 0.5):
+            usual = hierarchical_context(torch.from_numpy(student), torch.from_numpy(teacher))
+            assert torch.equal(found, usual)
         assert float(found) == pytest.approx(total / by_chance, rel=1e-12)
 
     @pytest.mark.parametrize("sides", [(8, 8), (12, 4), (7, 5), (6, 6), (14, 14), (8, 6)], ids=str)

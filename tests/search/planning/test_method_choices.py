@@ -136,7 +136,8 @@ class TestFaults:
 
 
 def test_every_range_of_a_card_lies_within_its_setting() -> None:
-    for method in methods(Kind.LOGIT_LOSS):
+    kinds = (Kind.TRANSFORM, Kind.DISTANCE, Kind.LOGIT_LOSS)
+    for method in (method for kind in kinds for method in methods(kind)):
         for setting, searched in method.card.ranges().items():
             for value in (searched["low"], searched["high"]):
                 assert getattr(method.configured({setting: value}), setting) == value
@@ -201,3 +202,107 @@ class TestFeatureLosses:
         assert "did you mean 'rkd'" in unknown.remedy
         assert setting.field == "search.space.feature_losses.0.1.config.angel_weight"
         assert "angle_weight" in setting.remedy
+
+
+class TestTransformsAndDistances:
+    CHAIN = {
+        "name": "gated+channel_attention",
+        "config": {"width_ratio": 0.5, "channel_attention.temperature": {"low": 0.1, "high": 4.0}},
+    }
+    GRIDS = {"name": "hcl", "config": {"finest_grid": [2, 4]}}
+
+    def spec(self, **space: Any) -> JobSpec:
+        return make_spec(search={"space": {"connections": ["last"], **space}})
+
+    def pathways(self, spec: JobSpec, **choices: Any) -> list[str]:
+        chosen = {**starting_choices(dimensions_of(spec)), **choices}
+        run = search_run(spec, chosen, PreflightResult.model_validate(preflight_result()))
+        return [pathway.name.partition("/")[2] for pathway in run.process.pathways]
+
+    def test_names_alone_are_choices_as_they_were(self) -> None:
+        dimensions = {one.name: one for one in dimensions_of(self.spec())}
+        assert dimensions["transforms"] == Options("transforms", (["projection"],))
+        assert dimensions["distances"] == Options("distances", (["mse"], ["mse", "attention"]))
+        assert not [name for name in dimensions if name.startswith(("transforms.", "distances."))]
+
+    def test_settings_are_dimensions_and_a_trial_trains_with_its_own(self) -> None:
+        spec = self.spec(transforms=[[self.CHAIN]], distances=[["mse", self.GRIDS]])
+        dimensions = {one.name: one for one in dimensions_of(spec)}
+        temperature = "transforms.gated+channel_attention.channel_attention.temperature"
+        assert dimensions[temperature] == Interval(temperature, 0.1, 4.0, log=True)
+        assert dimensions["distances.hcl.finest_grid"] == Options("distances.hcl.finest_grid", (2, 4))
+        found = self.pathways(spec, **{temperature: 1.5, "distances.hcl.finest_grid": 4})
+        chain = "gated+channel_attention(channel_attention.temperature=1.5, width_ratio=0.5)"
+        assert found == [f"{chain}/mse", f"{chain}/hcl(finest_grid=4)"]
+        assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+    @pytest.mark.parametrize("strategy", ["tpe", "random"])
+    def test_a_search_draws_them(self, strategy: str) -> None:
+        spec = make_spec(
+            budget={"trials": 12},
+            search={
+                "strategy": strategy,
+                "space": {
+                    "connections": ["last"],
+                    "transforms": [["projection"], [self.CHAIN]],
+                    "distances": [["mse"], [self.GRIDS]],
+                },
+            },
+        )
+        job = SimulatedJob(spec)
+        job.run_to(StageName.TUNING)
+        pathways = [
+            pathway
+            for trial in job.of(StageName.SEARCH, "searched")
+            for pathway in trial.parameters["process"]["pathways"]
+        ]
+        temperatures = [
+            pathway["transform_config"]["channel_attention.temperature"]
+            for pathway in pathways
+            if "+" in pathway["transform"]
+        ]
+        assert len(set(temperatures)) == len(temperatures) > 1
+        assert all(0.1 <= temperature <= 4 for temperature in temperatures)
+        assert {pathway["distance_config"].get("finest_grid") for pathway in pathways} == {None, 2, 4}
+
+    def test_one_setting_is_searched_in_one_way(self) -> None:
+        other = {**self.CHAIN, "config": {"channel_attention.temperature": [1.0, 2.0]}}
+        with pytest.raises(ValidationError, match="searched in two ways"):
+            self.spec(transforms=[[self.CHAIN], [other]])
+
+    def test_settings_do_not_decide_whether_a_pathway_fits(self) -> None:
+        """A job without a fitting pathway is refused whatever the settings, and one with one is not."""
+        job = SimulatedJob(self.spec(transforms=[[self.CHAIN]], logit_losses=[[]]))
+        job.run_to(StageName.TUNING)
+        assert job.of(StageName.SEARCH, "searched")
+
+    @pytest.mark.parametrize(
+        ("use", "where", "message", "remedy"),
+        [
+            (
+                {"name": "gated+channel_attention", "config": {"channel_attention.temprature": 1.0}},
+                "config.channel_attention.temprature",
+                "transform 'gated+channel_attention' has no setting 'channel_attention.temprature'",
+                "did you mean 'channel_attention.temperature'?",
+            ),
+            (
+                {"name": "gated+max_pool2", "config": {"random_mask.ratio": 0.5}},
+                "config.random_mask.ratio",
+                "transform 'gated+max_pool2' has no setting 'random_mask.ratio'",
+                "its settings: width_ratio",
+            ),
+        ],
+    )
+    def test_the_api_refuses_settings_that_no_part_of_a_chain_has(
+        self, use: dict[str, Any], where: str, message: str, remedy: str
+    ) -> None:
+        catalogue = {
+            "methods": [method.described() for method in methods()],
+            "models": ["test_resnet", "test_convnext"],
+            "datasets": ["digits"],
+        }
+        (fault,) = check_spec(self.spec(transforms=[["projection", use]]), catalogue)
+        assert fault.field == f"search.space.transforms.0.1.{where}"
+        assert fault.message == message
+        assert remedy in fault.remedy
+        assert check_spec(self.spec(transforms=[[self.CHAIN]], distances=[[self.GRIDS]]), catalogue) == []
