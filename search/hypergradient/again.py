@@ -49,10 +49,13 @@ def pathways_again(
     """The unit-scaled losses (A,) of the active pathways, of the student's logits and maps."""
     logits, maps = outputs
     batch = step.parts[part]
+    # torch's own tie_weights puts back the wrong tensors where pathways share a transform: its parameters
+    # would then be others than the optimiser's. One name of each is enough, as they share the module.
     values: Tensor = torch.func.functional_call(
         step.losses,
         _replaced(step, parameters),
         (maps, batch.teacher_maps, step.active, batch.beside(logits)),
+        tie_weights=False,
     )
     return values
 
@@ -78,6 +81,7 @@ def loss_again(
                 "targets": batch.targets,
                 "indices": batch.indices,
             },
+            tie_weights=False,
         )
     return loss
 

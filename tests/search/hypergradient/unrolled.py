@@ -133,7 +133,7 @@ def _loss(run: Distillation, parameters: Named, values: list[Tensor], forward: C
             student_temperatures=values[3],
         )
         given = (maps, part.teacher_maps, None, part.beside(logits))
-        pathways = torch.func.functional_call(run.losses, transforms, given)
+        pathways = torch.func.functional_call(run.losses, transforms, given, tie_weights=False)
         loss = weight * F.cross_entropy(logits, part.targets) + torch.stack(losses).double() @ values[0]
         total = total + (loss + pathways.double() @ values[1]) / len(parts)
     return total
