@@ -43,8 +43,8 @@ def make_run(
     batch_size: int = 16,
     epochs: int = 3,
 ) -> Distillation:
-    """A small run, two logit losses, three pathways and `whole` feature losses; it learns, from `learned` where
-    that is given, unless a process is given."""
+    """A small run, two logit losses, three pathways and `whole` feature losses; it learns, from `learned`
+    where that is given, unless a process is given."""
     train, meta = blobs(3 * batch_size, seed=1), blobs(2 * batch_size, seed=2)
     models = [
         build_model(
