@@ -23,6 +23,16 @@ pytestmark = [
 @pytest.mark.parametrize("distance", [method.name for method in methods(Kind.DISTANCE)])
 @pytest.mark.parametrize("side", [4, 8, 12])
 def test_a_gpu_gives_what_the_cpu_gives(transform: str, distance: str, side: int) -> None:
+    assert_a_gpu_gives_what_the_cpu_gives(transform, distance, side)
+
+
+@pytest.mark.parametrize("operator", [method.name for method in methods(Kind.OPERATOR)])
+def test_operators_too_but_for_what_is_drawn(operator: str) -> None:
+    if operator != "random_mask":
+        assert_a_gpu_gives_what_the_cpu_gives(f"projection+{operator}", "mse", 6)
+
+
+def assert_a_gpu_gives_what_the_cpu_gives(transform: str, distance: str, side: int) -> None:
     is_bridged = not keeps_channels(transform) or ignores_channels(distance)
     width = 12 if is_bridged else 8
     pathway = Pathway(teacher_stage=0, student_stage=0, transform=transform, distance=distance)
