@@ -64,6 +64,8 @@ def pathways_again(step: Step, part: int, parameters: Parameters, outputs: Stude
     """
     logits, maps, views = outputs
     batch = step.parts[part]
+    # torch's own tie_weights puts back the wrong tensors where pathways share a transform: its parameters
+    # would then be others than the optimiser's. One name of each is enough, as they share the module.
     values: Tensor = torch.func.functional_call(
         step.losses,
         _replaced(step, parameters),

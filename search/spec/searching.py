@@ -36,7 +36,7 @@ class Space(SpecModel):
     )
     distances: Annotated[list[MethodSet], Field(min_length=1)] = Field(
         default=[["mse"], ["mse", "attention"]],
-        description="Between the maps, by name or with settings. Each choice is a set of distances.",
+        description="Each choice is a set of distances between the maps, by name or with settings.",
     )
     logit_losses: Annotated[list[LossSet], Field(min_length=1)] = Field(
         default=[["kd"]],

@@ -39,14 +39,15 @@ def make_run(
     parameters: Sequence[float] | None = None,
     whole: Sequence[str] = (),
     process: Process | None = None,
+    learned: Process | None = None,
     learn: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float64,
     batch_size: int = 16,
     epochs: int = 3,
 ) -> Distillation:
-    """A small run, two logit losses, three pathways and `whole` feature losses; it learns unless a process is
-    given. The first pathway joins these `stages` of teacher and student; `parameters` are its meta
-    parameters."""
+    """A small run, two logit losses, three pathways and `whole` feature losses; it learns, from `learned`
+    where that is given, unless a process is given. The first pathway joins these `stages` of teacher and
+    student; `parameters` are its meta parameters."""
     train, meta = blobs(3 * batch_size, seed=1), blobs(2 * batch_size, seed=2)
     models = [
         build_model(
@@ -55,34 +56,38 @@ def make_run(
         for name, seed in (("test_resnet", 1), (student_name, 2))
     ]
     joined = [model.stages[place].index for model, place in zip(models, stages, strict=True)]
-    learned = process or Process(
-        logit_losses=[LogitLoss(), LogitLoss()],
-        pathways=[
-            Pathway(
-                teacher_stage=joined[0],
-                student_stage=joined[1],
-                transform=transform,
-                distance="mse",
-                parameters=None if parameters is None else [*parameters],
-            ),
-            Pathway(teacher_stage=1, student_stage=1, transform="projection", distance="hcl"),
-            Pathway(teacher_stage=1, student_stage=1, transform="identity", distance="attention"),
-            *(FeatureLoss(loss=name) for name in whole),
-        ],
-        points=[
-            Point(
-                progress=0.0,
-                logit_weights=[1.0, 0.3],
-                pathway_weights=[0.7, 0.2, 1.5, *[0.4 for _ in whole]],
-                teacher_temperatures=[2.0, 3.5],
-                student_temperatures=[2.5, 1.7],
-            )
-        ],
+    started = (
+        process
+        or learned
+        or Process(
+            logit_losses=[LogitLoss(), LogitLoss()],
+            pathways=[
+                Pathway(
+                    teacher_stage=joined[0],
+                    student_stage=joined[1],
+                    transform=transform,
+                    distance="mse",
+                    parameters=None if parameters is None else [*parameters],
+                ),
+                Pathway(teacher_stage=1, student_stage=1, transform="projection", distance="hcl"),
+                Pathway(teacher_stage=1, student_stage=1, transform="identity", distance="attention"),
+                *(FeatureLoss(loss=name) for name in whole),
+            ],
+            points=[
+                Point(
+                    progress=0.0,
+                    logit_weights=[1.0, 0.3],
+                    pathway_weights=[0.7, 0.2, 1.5, *[0.4 for _ in whole]],
+                    teacher_temperatures=[2.0, 3.5],
+                    student_temperatures=[2.5, 1.7],
+                )
+            ],
+        )
     )
     run = Distillation(
         Material(student=models[1], teacher=models[0], train=train, meta=meta),
         RunParameters(
-            process=learned,
+            process=started,
             epochs=epochs,
             learn=Learning(**{"learning_rate": 0.05, **(learn or {})}) if process is None else None,
         ),

@@ -12,6 +12,7 @@ from torch import Tensor
 from search.hypergradient import HyperGradient, Parameters, Step
 from search.hypergradient.exact import Exact
 from search.randomness import mix
+from search.recipe import LogitLoss, Pathway, Point, Process
 from tests.search.hypergradient.runs import PAIRS, PARTS, TRAINING, caught_after, make_run, relative_error
 from tests.search.hypergradient.unrolled import unrolled
 
@@ -46,6 +47,39 @@ def test_three_steps_equal_the_unrolled_derivative(optimizer: str, pair: str) ->
 def test_transforms_with_norms_are_carried_back_too() -> None:
     learn = {"lookahead_steps": 2, "update_every_steps": 3}
     assert_exact("nesterov", "test_resnet", steps=5, transform="gated", learn=learn)
+
+
+@pytest.mark.parametrize("lookahead", [1, 2])
+@pytest.mark.parametrize("transform", ["projection", "gated"])
+def test_a_transform_that_pathways_share_stays_the_optimisers(transform: str, lookahead: int) -> None:
+    """Whatever is put in the place of its parameters is taken out again, and it goes on learning."""
+    names = [(transform, "mse"), (transform, "hcl"), (f"{transform}+max_pool2", "mse")]
+    process = Process(
+        logit_losses=[LogitLoss()],
+        pathways=[
+            Pathway(teacher_stage=1, student_stage=1, transform=name, distance=distance)
+            for name, distance in names
+        ],
+        points=[
+            Point(
+                progress=0.0,
+                logit_weights=[1.0],
+                pathway_weights=[0.7, 0.2, 1.5],
+                teacher_temperatures=[2.0],
+                student_temperatures=[2.5],
+            )
+        ],
+    )
+    learn = {"lookahead_steps": lookahead, "update_every_steps": 2}
+    assert_exact("nesterov", "test_resnet", steps=2 + lookahead, learned=process, learn=learn)
+    run = make_run(TRAINING["nesterov"], "test_resnet", learned=process, learn=learn)
+    shared = dict(run.losses.named_parameters())
+    starts = {name: value.detach().clone() for name, value in shared.items()}
+    for _ in zip(run.steps(), range(4), strict=False):
+        after = dict(run.losses.named_parameters())
+        assert all(after[name] is value for name, value in shared.items())
+        assert all(not torch.equal(value, starts[name]) for name, value in shared.items())
+        starts = {name: value.detach().clone() for name, value in shared.items()}
 
 
 @pytest.mark.parametrize("lookahead", [1, 2])

@@ -13,7 +13,7 @@ from search.records import StageName, TrialState
 from search.spec import JobSpec
 
 SPEC = {
-    "teachers": [{"model": "test_resnet", "training": {"epochs": 4}}],
+    "teachers": [{"model": "test_resnet", "training": {"epochs": 8}}],
     "student": {"model": "test_convnext"},
     "search": {
         "space": {

@@ -22,7 +22,17 @@ pytestmark = [
 @pytest.mark.parametrize("distance", [method.name for method in methods(Kind.DISTANCE)])
 @pytest.mark.parametrize("side", [4, 8, 12])
 def test_a_gpu_gives_what_the_cpu_gives(transform: str, distance: str, side: int) -> None:
-    keeps = get(Kind.TRANSFORM, transform).card.keeps_channels
+    assert_a_gpu_gives_what_the_cpu_gives(transform, distance, side)
+
+
+@pytest.mark.parametrize("operator", [method.name for method in methods(Kind.OPERATOR)])
+def test_operators_too_but_for_what_is_drawn(operator: str) -> None:
+    if operator != "random_mask":
+        assert_a_gpu_gives_what_the_cpu_gives(f"projection+{operator}", "mse", 6)
+
+
+def assert_a_gpu_gives_what_the_cpu_gives(transform: str, distance: str, side: int) -> None:
+    keeps = get(Kind.TRANSFORM, transform.partition("+")[0]).card.keeps_channels
     is_bridged = not keeps or get(Kind.DISTANCE, distance).card.ignores_channels
     width = 12 if is_bridged else 8
     pathway = Pathway(teacher_stage=0, student_stage=0, transform=transform, distance=distance)
