@@ -7,6 +7,7 @@ from itertools import chain, product
 
 from pydantic import JsonValue
 
+from search.chains import parts_of
 from search.combinations import CardJson, JobFacts, Refusal, teaches_logits, why_not_together
 from search.method_card import NAMES
 from search.registry import Kind
@@ -42,7 +43,11 @@ def cards_of(uses: Uses, kind: Kind, cards: Cards) -> list[CardJson]:
 
 def named_in(uses: Uses, kind: Kind, cards: Cards) -> list[str]:
     """As "kind/name" these methods, and those that by their cards their settings name."""
-    keys = (_keys(name_of(use), _config(use), kind.value, cards) for use in uses)
+    keys = (
+        _keys(name, _config(use), of.value, cards)
+        for use in uses
+        for of, name in (parts_of(name_of(use)) if kind is Kind.TRANSFORM else [(kind, name_of(use))])
+    )
     return [*chain.from_iterable(keys)]
 
 

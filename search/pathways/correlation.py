@@ -21,6 +21,7 @@ EXPONENT = 2.02
     card=Card(
         needs=frozenset({Need.STAGE_MAPS}),
         zero_at_equality=True,
+        least_batch=8,
         differences="log2(1 + mean) instead of log2(sum), which has no bound where maps agree. Scaled to be "
         "1 between independent maps.",
     ),

@@ -37,7 +37,7 @@ def centred_directions(vectors: Tensor) -> Tensor:
     that length: what is left of a constant vector is rounding.
     """
     vectors = scaled(vectors)
-    least = SHORTEST**2 * _squared_lengths(vectors).detach().mean()
+    least = SHORTEST**2 * _squared_lengths(vectors).mean()
     return _over_length(vectors - vectors.mean(dim=-1, keepdim=True), least=least)
 
 

@@ -16,10 +16,13 @@ from search.chains import (
     transform_of,
     transform_settings,
 )
-from search.pathway_rules import enumerate_pathways, fits
+from search.pathway_rules import MapFacts, enumerate_pathways, fits
 from search.recipe import Pathway, Point, Process, Stage
-from search.registry import Kind
+from search.registry import Kind, load_everything, methods
 
+load_everything()
+
+FACTS = MapFacts.of({card["id"]: card for card in (method.described() for method in methods())})
 CHAIN = "gated+channel_attention+max_pool2"
 CONFIG = {"width_ratio": 0.5, "channel_attention.temperature": 2.0}
 
@@ -58,17 +61,17 @@ class TestWhichFit:
         self,
     ) -> None:
         chain = "identity+l2_channels"
-        assert fits(pathway(chain), stage(8), stage(8)) is None
-        assert "'identity+l2_channels' keeps" in str(fits(pathway(chain), stage(8), stage(4)))
-        assert fits(pathway(chain, "gram"), stage(8), stage(4)) is None
-        assert fits(pathway("projection+l2_channels"), stage(8), stage(4)) is None
+        assert fits(pathway(chain), stage(8), stage(8), FACTS) is None
+        assert "'identity+l2_channels' keeps" in str(fits(pathway(chain), stage(8), stage(4), FACTS))
+        assert fits(pathway(chain, "gram"), stage(8), stage(4), FACTS) is None
+        assert fits(pathway("projection+l2_channels"), stage(8), stage(4), FACTS) is None
 
     def test_channels_become_places_only_where_both_maps_have_equally_many(self) -> None:
         chain = "identity+max_pool2+channel_vectors"
-        assert fits(pathway(chain, "gram"), stage(8), stage(8)) is None
-        why = str(fits(pathway(chain, "gram"), stage(8), stage(4)))
+        assert fits(pathway(chain, "gram"), stage(8), stage(8), FACTS) is None
+        why = str(fits(pathway(chain, "gram"), stage(8), stage(4), FACTS))
         assert "but operator 'channel_vectors' compares them" in why
-        assert fits(pathway("linear+channel_vectors", "gram"), stage(8), stage(4)) is None
+        assert fits(pathway("linear+channel_vectors", "gram"), stage(8), stage(4), FACTS) is None
 
     @pytest.mark.parametrize(
         ("operators", "reduction", "reason"),
@@ -89,9 +92,9 @@ class TestWhichFit:
         self, operators: str, reduction: float, reason: str | None
     ) -> None:
         one = pathway(f"identity+{operators}", "attention")
-        why = fits(one, stage(8, reduction=reduction), stage(8), input_size=32)
+        why = fits(one, stage(8, reduction=reduction), stage(8), FACTS, input_size=32)
         assert why is None if reason is None else reason in str(why)
-        assert fits(pathway(f"identity+{operators}"), stage(8), stage(8), input_size=32) is None
+        assert fits(pathway(f"identity+{operators}"), stage(8), stage(8), FACTS, input_size=32) is None
 
     def test_methods_with_settings_are_pathways_of_their_own(self) -> None:
         found = enumerate_pathways(
@@ -100,6 +103,7 @@ class TestWhichFit:
             ["mse", ("kl", {"temperature": 2.0})],
             [stage(8)],
             [stage(4)],
+            FACTS,
         )
         assert [one.name for one in found] == [
             f"t0-s0/{transform}/{distance}"

@@ -19,9 +19,10 @@ from torch import Tensor
 from search.data import Dataset, open_dataset
 from search.distill import Distillation, Material
 from search.evaluate import evaluate
+from search.method_card import Owned
 from search.models import TappedModel, build_model
 from search.pathway_rules import MapFacts, enumerate_pathways
-from search.recipe import AnyPathway, FeatureLoss, LogitLoss, Point, Process, constant
+from search.recipe import AnyPathway, FeatureLoss, LogitLoss, Point, Process, TemperatureRule, constant
 from search.records import RunParameters
 from search.registry import Kind, Method, get, load_everything, methods
 from search.spec import Splits, Training
@@ -46,7 +47,18 @@ def of_logits(method: Method) -> Process:
 
 
 def of_features(method: Method) -> Process:
-    return process([FeatureLoss(loss=method.name)])
+    """Without cross-entropy where the loss gives the student another head."""
+    found = process([FeatureLoss(loss=method.name)])
+    owns_logits = Owned.STUDENT_LOGITS in method.card.owns
+    return found.model_copy(update={"cross_entropy_weight": 0.0}) if owns_logits else found
+
+
+def of_rule(method: Method) -> Process:
+    return process(losses=[LogitLoss(temperature_rule=TemperatureRule(name=method.name))])
+
+
+def of_operator(method: Method) -> Process:
+    return process(joined(f"projection+{method.name}", "mse"))
 
 
 def of_transform(method: Method) -> Process:
@@ -63,6 +75,8 @@ PROCESSES: dict[Kind, Callable[[Method], Process]] = {
     Kind.FEATURE_LOSS: of_features,
     Kind.TRANSFORM: of_transform,
     Kind.DISTANCE: of_distance,
+    Kind.OPERATOR: of_operator,
+    Kind.TEMPERATURE_RULE: of_rule,
 }
 OTHER_KINDS = {Kind.NORMALISATION, Kind.STRATEGY, Kind.HYPERGRADIENT, Kind.AUGMENTATION}
 """Of searches and of data: no part of a process."""
