@@ -50,7 +50,7 @@ class AdaptiveConfig(SharedConfig):
     ),
 )
 class AdaptiveTeaching(FeatureLossModule):
-    """SimKD with a copy of the teacher that is trained too.
+    """Mean squared error as SimKD's, to a copy of the teacher that comes towards the student.
 
     The squared error between the student's projected last map and the copy's, with gradient to both; plus
     `anchor_weight` times the summed squares by which the copy's weights (of two dimensions or more, the

@@ -37,8 +37,7 @@ class NormConfig(MethodConfig):
     ),
 )
 class ManyToOneMatching(FeatureLossModule):
-    """The sum over groups of the mean squared error between a group of the student's expanded last map and
-    the teacher's.
+    """Mean squared error of each group of the student's expanded last map to the teacher's, summed.
 
     The student's last map goes through a 1x1 convolution to `groups` times the teacher's channels and one
     back, each with BatchNorm, and is added to what comes out: `search.models.part.GroupedExpansion`, which

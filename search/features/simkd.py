@@ -43,7 +43,7 @@ class SharedConfig(MethodConfig):
     ),
 )
 class SharedClassifierLoss(FeatureLossModule):
-    """The mean squared error between the student's projected last map and the teacher's.
+    """Mean squared error of the student's projected last map to the teacher's, whose classifier it keeps.
 
     The student's logits are those of the teacher's frozen classifier on the mean of the projected map: no
     loss on logits and no cross-entropy belongs beside it. Projector and classifier are served with the
