@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from search.checkpoint import to_bytes
 from search.data import ImageSet
 from search.dimensions import Choices, starting_choices
 from search.distill import Distillation, Material, Report
+from search.method_card import Need
 from search.models import TappedModel
 from search.pathway_rules import MapFacts
 from search.planning.arms import (
@@ -26,8 +28,10 @@ from search.planning.arms import (
 from search.planning.method_choices import DISTANCES, FEATURE_LOSSES, LOGIT_LOSSES, TRANSFORMS, as_uses
 from search.planning.nearest import refusal_of
 from search.preflight import cards_for, grouped, run_preflight, seconds_per_step
-from search.recipe import AnyPathway, Process, constant
+from search.recipe import AnyPathway, FeatureLoss, Process, constant
 from search.records import Learning, RunParameters
+from search.registry import Kind
+from search.spec import MethodUse
 from search.stages.kept_outputs import kept_outputs, teacher_pass
 from search.stages.label_free_figures import require_judges
 from search.stages.material import build, dataset_of, teacher_of, training_images
@@ -37,7 +41,9 @@ from search.trial import Outcome, TrialSetting
 MEASURED_STEPS = 5
 TEACHER_PASSES = 3
 MOST_TIMED = 8
-"""Sets of transforms that are timed: those with the most pathways."""
+"""Processes that are timed: those with losses that ask a model again, then those with the most pathways."""
+ASKING_AGAIN = frozenset({Need.VIEWS, Need.TRAINABLE_TEACHER, Need.TEACHER_TAIL})
+"""Needs of which each costs a pass of student or teacher beside the usual ones."""
 
 
 class PreflightRun:
@@ -174,38 +180,49 @@ class PreflightRun:
     def _costliest(self) -> tuple[Process, float]:
         """The process of the space whose steps take longest, and how long: predictions should not be too low.
 
-        What a transform costs cannot be read off the number of pathways, so every set of them is timed.
+        What transforms and losses cost cannot be read off their number, so every set of either is timed.
         """
         timed = [(process, self._seconds(process)) for process in self._processes()]
         return max(timed, key=lambda pair: pair[1])
 
     def _processes(self) -> list[Process]:
-        """For every set of transforms the process with the most pathways; plain KD where nothing fits."""
-        spec, space = self.setting.spec, self.setting.spec.search.space
-        dimensions = dimensions_of(spec)
-        start = starting_choices(dimensions)
-        # The widest transforms cost most.
-        start |= {each.name: each.at(1.0) for each in dimensions if each.name.startswith(f"{TRANSFORMS}.")}
-        start |= self._most_losses()
-        found = []
-        for transforms in space.transforms:
-            choices: list[Choices] = [
-                {
-                    **start,
-                    "connections": as_choice(name),
-                    TRANSFORMS: as_uses(transforms),
-                    DISTANCES: as_uses(distances),
-                }
-                for name, distances in product(space.connections, space.distances)
-            ]
-            usable = filter(None, map(self._pathways, choices))
-            found.append(starting_process(spec, start, max(usable, key=len, default=[]), self.cards))
-        found.sort(key=lambda process: len(process.pathways), reverse=True)
+        """For every set of transforms, and of feature losses, the process with the most pathways; plain KD
+        where nothing fits."""
+        transforms, (most, *others) = self.setting.spec.search.space.transforms, self._losses()
+        found = [self._longest(each, most) for each in transforms]
+        found += [self._longest(transforms[0], losses) for losses in others]
+        found.sort(key=lambda process: (self._passes(process), len(process.pathways)), reverse=True)
         distilling = [process for process in found if process.pathways or process.logit_losses]
         return distilling[:MOST_TIMED] or [self._plain_kd]
 
-    def _most_losses(self) -> Choices:
-        """The largest sets of logit losses and of feature losses that can be used together."""
+    def _passes(self, process: Process) -> int:
+        """How many needs of its losses cost a pass more."""
+        losses = (one.loss for one in process.pathways if isinstance(one, FeatureLoss))
+        cards = (self.cards.get(f"{Kind.FEATURE_LOSS}/{loss}", {}) for loss in losses)
+        return sum(len(ASKING_AGAIN & set(card.get("needs", ()))) for card in cards)
+
+    def _longest(self, transforms: Sequence[str | MethodUse], losses: Choices) -> Process:
+        """The process with the most pathways through these transforms, beside these losses."""
+        spec, space = self.setting.spec, self.setting.spec.search.space
+        dimensions = dimensions_of(spec)
+        # The widest transforms cost most.
+        widest = {each.name: each.at(1.0) for each in dimensions if each.name.startswith(f"{TRANSFORMS}.")}
+        start: Choices = {**starting_choices(dimensions), **widest, **losses}
+        choices: list[Choices] = [
+            {
+                **start,
+                "connections": as_choice(name),
+                TRANSFORMS: as_uses(transforms),
+                DISTANCES: as_uses(distances),
+            }
+            for name, distances in product(space.connections, space.distances)
+        ]
+        usable = filter(None, map(self._pathways, choices))
+        return starting_process(spec, start, max(usable, key=len, default=[]), self.cards)
+
+    def _losses(self) -> list[Choices]:
+        """For every set of feature losses the largest of logit losses that can be used with it, the largest
+        first; no losses where none can be used."""
         spec, space = self.setting.spec, self.setting.spec.search.space
         pairs: list[Choices] = [
             {LOGIT_LOSSES: as_uses(logits), FEATURE_LOSSES: as_uses(features)}
@@ -214,8 +231,10 @@ class PreflightRun:
                 key=lambda pair: -sum(map(len, pair)),
             )
         ]
-        usable = (pair for pair in pairs if refusal_of(spec, pair, [], self.cards) is None)
-        return next(usable, {LOGIT_LOSSES: [], FEATURE_LOSSES: []})
+        usable = [pair for pair in pairs if refusal_of(spec, pair, [], self.cards) is None]
+        firsts = {json.dumps(pair[FEATURE_LOSSES]): pair for pair in reversed(usable)}
+        found = [pair for pair in usable if firsts[json.dumps(pair[FEATURE_LOSSES])] is pair]
+        return found or [{LOGIT_LOSSES: [], FEATURE_LOSSES: []}]
 
     def _pathways(self, choices: Choices) -> list[AnyPathway] | None:
         """Those of these choices; None where their methods cannot be used together."""

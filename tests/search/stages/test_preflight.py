@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.plan import PREFLIGHT_KEY
-from search.recipe import Process
+from search.recipe import FeatureLoss, Process
 from search.records import PreflightResult
 from search.registry import load_everything
 from search.spec import JobSpec
@@ -56,6 +56,30 @@ def test_of_every_set_of_transforms_the_process_with_the_most_losses_is_timed(
     figures = PreflightResult.model_validate(run.outcome().result).seconds_per_step
     assert figures["pathways"] == figures["search"] == 0.3
     assert timed == [("projection",), ("gated",), ("gated",)]
+
+
+def test_of_equally_many_losses_the_one_that_asks_a_model_again_is_timed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ltd` attacks the student at every step; `rkd` reads what is there."""
+    timed: list[tuple[str, int]] = []
+
+    def seconds(self: PreflightRun, process: Process, **_: object) -> float:
+        losses = [one.loss for one in process.pathways if isinstance(one, FeatureLoss)]
+        if losses:
+            timed.append((*losses, len(process.logit_losses)))  # type: ignore[arg-type]
+        return 0.1 if losses != ["ltd"] else 0.3
+
+    monkeypatch.setattr(PreflightRun, "_seconds", seconds)
+    run = preflight(
+        tmp_path,
+        connections=["none"],
+        logit_losses=[[], ["kd"]],
+        feature_losses=[["rkd"], ["ltd"], ["simkd"]],
+    )
+    figures = PreflightResult.model_validate(run.outcome().result).seconds_per_step
+    assert figures["pathways"] == 0.3
+    assert set(timed) == {("rkd", 1), ("ltd", 1), ("simkd", 0)}
 
 
 @pytest.mark.parametrize(
