@@ -34,10 +34,11 @@ def centred_directions(vectors: Tensor) -> Tensor:
     """Vectors (..., D) less their means, divided by their lengths; zero where all are constant.
 
     Those that hardly vary, beside how long the vectors are with their means, are divided by a hundredth of
-    that length: what is left of a constant vector is rounding.
+    that length: what is left of a constant vector is rounding. Values over a batch are often so, and their
+    slopes are exact there too.
     """
     vectors = scaled(vectors)
-    least = SHORTEST**2 * _squared_lengths(vectors).detach().mean()
+    least = SHORTEST**2 * _squared_lengths(vectors).mean()
     return _over_length(vectors - vectors.mean(dim=-1, keepdim=True), least=least)
 
 
