@@ -34,7 +34,8 @@ def centred_directions(vectors: Tensor) -> Tensor:
     """Vectors (..., D) less their means, divided by their lengths; zero where all are constant.
 
     Those that hardly vary, beside how long the vectors are with their means, are divided by a hundredth of
-    that length: what is left of a constant vector is rounding.
+    that length: what is left of a constant vector is rounding. Values over a batch are often so, and their
+    slopes are exact there too.
     """
     vectors = scaled(vectors)
     least = SHORTEST**2 * _squared_lengths(vectors).mean()
