@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,6 +57,23 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu" or tensor.requires_grad:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Inside, float32 convolutions on CUDA keep all bits. The CPU always keeps them.
+
+    cuDNN's default, TF32, drops thirteen of them, which a small sum of large terms, or a difference of two
+    losses, cannot spare.
+    """
+    cudnn: Any = torch.backends.cudnn
+    convolutions = cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def devices_here() -> list[str]:

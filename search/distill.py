@@ -157,12 +157,15 @@ class Distillation:
         whole = any(isinstance(one, FeatureLoss) for one in self.parameters.process.pathways)
         if self.teacher is None or not whole:
             return None
-        return pair_of(self.student, self.teacher, images=len(self.material.train.labels))
+        images, taps = len(self.material.train.labels), self.parameters.process.taps
+        return pair_of(self.student, self.teacher, images=images, taps=taps)
 
     def _attach_part(self) -> None:
         """What a loss gives the student before its logits. Raises SearchProblem for a second one."""
         for loss in self.losses.feature_losses():
             if loss.student_part is not None:
+                if self.training.channels_last:
+                    loss.student_part.to(memory_format=torch.channels_last)
                 try:
                     self.student.attach(loss.student_part)
                 except ValueError as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from search.data import as_float
 from search.evaluate import batch_size_for
 from search.models import TappedModel
-from search.models.embedding import EMBEDDING
+from search.models.part import embedding_tap
 from search.models.tapped import evaluating
 from search.problems import NonFiniteFigure
 
@@ -47,13 +47,13 @@ def said_of(model: TappedModel, images: Tensor, *, device: torch.device | str = 
 
     Raises NonFiniteFigure for embeddings that are not.
     """
-    taps = [] if model.embedding_width is None else [EMBEDDING]
+    taps = [] if model.embedding_width is None else [embedding_tap(model)]
     logits, embeddings = [], []
     with torch.inference_mode(), evaluating(model):
         for batch in torch.split(images, batch_size_for(device, size=images.shape[-1])):
             said, maps = model.forward_taps(as_float(batch.to(device)), taps)
             logits.append(said.float().cpu())
-            embeddings += [maps[tap].flatten(1).float().cpu() for tap in taps]
+            embeddings += [maps[tap].mean(dim=(2, 3)).float().cpu() for tap in taps]
     found = torch.cat(embeddings) if embeddings else None
     if found is not None and not bool(found.isfinite().all()):
         raise NonFiniteFigure(f"embeddings of {model.name} are not finite; lower the learning rate")

@@ -32,6 +32,7 @@ class Need(StrEnum):
     SECOND_TEACHER = "second_teacher"  # one that the job names beside the first
     UNLABELLED = "unlabelled"
     TEACHER_TAIL = "teacher_tail"
+    TEACHER_AGAIN = "teacher_again"  # another pass of it in every step
     TRAINABLE_TEACHER = "trainable_teacher"
 
 

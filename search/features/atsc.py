@@ -28,8 +28,8 @@ class AdaptiveConfig(SharedConfig):
         high=10.0,
         ge=0.0,
         le=1e6,
-        description="Of the squared distance of the teacher's weights from where they began; under SGD well "
-        "below 1 / its learning rate.",
+        description="Of the squared distance of the teacher's weights from where they began; the loss as a "
+        "whole is divided by its first value, which makes this as many times heavier.",
     )
 
 

@@ -14,6 +14,7 @@ from search.models import TappedModel
 from search.models.embedding import EMBEDDING
 from search.models.head import LinearHead, linear_head, pools_last_map
 from search.models.part import StudentPart
+from search.models.tapped import Taps
 from search.pathway_rules import connected
 from search.recipe import Stage
 
@@ -60,12 +61,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """The models, the classes they tell apart, and the number of training images."""
+    """The models, the classes they tell apart, the number of training images, and where stages are tapped."""
 
     student: Side
     teacher: Side
     classes: int
     images: int
+    taps: Taps = "output"
 
     def embeddings(self) -> tuple[int, int]:
         """Widths of student and teacher. Raises UnfitError."""
@@ -228,9 +230,9 @@ class FeatureLossModule(nn.Module):
             self.get_buffer(name).copy_(value)
 
 
-def pair_of(student: TappedModel, teacher: TappedModel, *, images: int) -> Pair:
+def pair_of(student: TappedModel, teacher: TappedModel, *, images: int, taps: Taps = "output") -> Pair:
     """As a feature loss is told of them."""
-    return Pair(_side(student), _side(teacher), classes=_classes(student), images=images)
+    return Pair(_side(student), _side(teacher), classes=_classes(student), images=images, taps=taps)
 
 
 def _side(model: TappedModel) -> Side:

@@ -52,7 +52,7 @@ class TwoTeachersConfig(MethodConfig):
     card=Card(
         systems=("r2kd",),
         evidence=Evidence.OUR_READING,
-        needs=frozenset({Need.TEACHER_LOGITS}),
+        needs=frozenset({Need.TEACHER_LOGITS, Need.TEACHER_AGAIN}),
         teaches_logits=True,
         differences="Weights, temperature, the softness of ranks and the share pruned were not read: they "
         "are ours. The second teacher is the first without the smallest weights of all its linear and "

@@ -38,7 +38,8 @@ class SharedConfig(MethodConfig):
         owns=frozenset({Owned.STUDENT_LOGITS, Owned.LAST_MAP}),
         train_time_only=False,
         differences="Where the teacher's embedding is not the mean of its last map (a norm or a class token "
-        "lies between), the mean of the projected map learns the embedding itself.",
+        "lies between), or stages are tapped before their last activation, the mean of the projected map "
+        "learns the embedding itself.",
         config=SharedConfig,
     ),
 )
@@ -90,7 +91,7 @@ def student_and_head(pair: Pair) -> tuple[Stage, LinearHead]:
 
 
 def target_tap(pair: Pair) -> int:
-    """The teacher's last stage, where the classifier sees its mean; else the embedding."""
-    if pair.teacher.pools_last_map:
+    """The teacher's last stage, where the classifier sees the mean of what is tapped; else the embedding."""
+    if pair.taps == "output" and pair.teacher.pools_last_map:
         return pair.teacher.last("teacher").index
     return EMBEDDING

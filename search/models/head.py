@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from search.devices import whole_float32
 from search.models.embedding import EMBEDDING, classifier_of
 
 if TYPE_CHECKING:
@@ -38,13 +40,28 @@ def linear_head(model: TappedModel) -> LinearHead | None:
 
 
 def pools_last_map(model: TappedModel) -> bool:
-    """Whether the embedding is the mean over places of the last stage's map: nothing else lies between."""
+    """Whether the embedding is the mean over places of the last stage's map: nothing else lies between.
+
+    Looked at with other biases, scales and statistics, as training gives: a norm that was never trained is
+    the identity, or nearly.
+    """
     if not model.stages or model.embedding_width is None:
         return False
     last = model.stages[-1].index
-    _, maps = _noise_outputs(model, [last, EMBEDDING])
+    _, maps = _noise_outputs(_shaken(model), [last, EMBEDDING])
     pooled, embedding = maps[last].mean(dim=(2, 3)), maps[EMBEDDING].flatten(1)
     return pooled.shape == embedding.shape and _close(pooled, embedding)
+
+
+def _shaken(model: TappedModel) -> TappedModel:
+    """A copy whose vectors, which are biases, scales and statistics of norms, are others."""
+    shaken = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in shaken.network.state_dict().values():
+            if value.ndim == 1 and value.is_floating_point():
+                value.mul_(0.5 + torch.rand(value.shape, generator=generator).to(value)).add_(0.1)
+    return shaken
 
 
 def _noise_outputs(model: TappedModel, taps: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
@@ -53,7 +70,7 @@ def _noise_outputs(model: TappedModel, taps: list[int]) -> tuple[Tensor, dict[in
     like = next(model.parameters())
     shape = (IMAGES, len(model.preprocessing.mean), model.data_size, model.data_size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like)
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), whole_float32():
         return model.forward_taps(noise, taps)
 
 

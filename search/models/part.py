@@ -7,20 +7,29 @@ averages of weights and checkpoints take them along.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from search.models.embedding import EMBEDDING
 from search.models.head import LinearHead
 from search.models.normalisation import Normalisation
+
+if TYPE_CHECKING:
+    from search.models.tapped import TappedModel
 
 PART = -2
 """Asked for beside stages, it is what the part shows of itself, a map (B, C, H, W)."""
 
 Classify = Callable[[Tensor], Tensor]
 """The network's own classifier: embeddings (B, D) to logits (B, K)."""
+
+
+def embedding_tap(model: TappedModel) -> int:
+    """The tap whose mean over places is what the classifier that is served sees."""
+    return PART if model.part is not None and model.part.described() else EMBEDDING
 
 
 class PartOutputs(NamedTuple):

@@ -14,11 +14,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from search.devices import whole_float32
 from search.models.embedding import classifier_of
 from search.models.head import linear_head
 from search.models.part import SharedClassifier
 from search.models.tapped import TappedModel, evaluating
-from search.models.weights import PART_METADATA, PART_PREFIX, read_metadata, read_state
+from search.models.weights import (
+    PART_METADATA,
+    PART_PREFIX,
+    read_metadata,
+    read_state,
+    require_finite_entries,
+)
 from search.problems import SearchProblem
 
 CLOSE = 1e-4
@@ -35,6 +42,12 @@ def folded(model: TappedModel) -> TappedModel:
         return model
     head = linear_head(_without_part(model))
     found = None if head is None else model.part.folded(head)
+    if found is None and not model.part.described():
+        raise SearchProblem(
+            f"the layer before the classifier of {model.name} does not fold into it: the classifier is not "
+            "linear in the embedding; choose another loss",
+            code="export_differs",
+        )
     if found is None:
         return model
     plain = _without_part(model)
@@ -69,9 +82,12 @@ def attach_saved_part(model: TappedModel, path: Path) -> None:
     if described is None:
         return
     state = part_entries(read_state(path))
+    require_finite_entries(state, path)
     try:
         part = SharedClassifier(**json.loads(described))
         part.load_state_dict(state)
+        if part.arguments["student_channels"] != model.stages[-1].channels:
+            raise ValueError(f"it is for a last map of {part.arguments['student_channels']} channels")
     except (TypeError, ValueError, RuntimeError) as error:
         raise SearchProblem(
             f"the part in {path.name} that {model.name} is served with cannot be made again: {error}; give "
@@ -96,7 +112,7 @@ def _require_same(model: TappedModel, plain: TappedModel) -> None:
     like = next(model.parameters())
     shape = (IMAGES, len(model.preprocessing.mean), model.data_size, model.data_size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like)
-    with torch.no_grad(), evaluating(model), evaluating(plain):
+    with torch.no_grad(), evaluating(model), evaluating(plain), whole_float32():
         expected, found = model(noise), plain(noise)
     apart = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not apart <= CLOSE:

@@ -119,11 +119,12 @@ def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
             f"{'; '.join(parts)}. Give the model's own weights, or the model that they belong to",
             code="weights_do_not_fit",
         )
-    _require_finite(state, path)
+    require_finite_entries(state, path)
     network.load_state_dict(state, strict=True)
 
 
-def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+def require_finite_entries(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise SearchProblem `weights_not_finite` for entries that hold NaN or infinite values."""
     broken = sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all())
     if broken:
         raise SearchProblem(

@@ -42,7 +42,7 @@ MEASURED_STEPS = 5
 TEACHER_PASSES = 3
 MOST_TIMED = 8
 """Processes that are timed: those with losses that ask a model again, then those with the most pathways."""
-ASKING_AGAIN = frozenset({Need.VIEWS, Need.TRAINABLE_TEACHER, Need.TEACHER_TAIL})
+ASKING_AGAIN = frozenset({Need.VIEWS, Need.TRAINABLE_TEACHER, Need.TEACHER_TAIL, Need.TEACHER_AGAIN})
 """Needs of which each costs a pass of student or teacher beside the usual ones."""
 
 

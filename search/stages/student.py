@@ -8,6 +8,7 @@ from typing import Any
 from search.checkpoint import to_bytes
 from search.distill import Distillation, Material, Report
 from search.models import TappedModel, export_student, weights_sha256
+from search.models.served import folded
 from search.problems import require_finite
 from search.randomness import mix
 from search.records import RunParameters, RunResult
@@ -101,7 +102,7 @@ class StudentRun:
             seconds=self.run.seconds - self._cache_seconds,
             cache_seconds=self._cache_seconds,
             process=self.run.recorded(),
-            student_sha256=weights_sha256(self.run.trained),
+            student_sha256=weights_sha256(folded(self.run.trained)),
             served_parameters=self.run.trained.served_parameter_count,
             without_labels=without_labels(self.setting, self.run.trained, is_proof=self.is_proof),
         )

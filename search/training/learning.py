@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from search.devices import whole_float32
 from search.hypergradient import Approximation, Step, of_module
 from search.hypergradient.adjoint import Update, updates_of
 from search.hypergradient.again import loss_again
@@ -21,7 +22,6 @@ from search.training.batches import Batch, Batches, Teaching
 from search.training.extras import Extras
 from search.training.losses import DistillationLosses
 from search.training.meta_losses import MetaBatchLoss
-from search.training.precision import whole_float32
 
 FLOAT16_SCALE = 1024.0
 """Of the meta loss in float16, whose small gradients would else be rounded to zero."""

@@ -18,6 +18,7 @@ from search.label_free import MetaLossName
 from search.logits.divergences import divergence, log_softened
 from search.models import TappedModel
 from search.models.embedding import EMBEDDING
+from search.models.part import embedding_tap
 from search.pathways.derivatives import mean_square
 from search.problems import SearchProblem
 from search.training.precision import Precision, forward_taps
@@ -83,10 +84,12 @@ class MetaBatchLoss:
 
         Pairs are those among these images.
         """
-        student = forward_taps(
-            self._student, images, self._chosen.taps, precision=self._precision, keep_buffers=True
-        )
-        return self._chosen.of(student, self._taught(images), targets)
+        # A student with a head of its own is judged by what that head sees.
+        tap = embedding_tap(self._student)
+        taps = [tap] if self._chosen.taps else []
+        logits, maps = forward_taps(self._student, images, taps, precision=self._precision, keep_buffers=True)
+        seen = {EMBEDDING: maps[tap].mean(dim=(2, 3), keepdim=True)} if taps else {}
+        return self._chosen.of((logits, seen), self._taught(images), targets)
 
     def _taught(self, images: Tensor) -> Outputs:
         if self._teacher is None:

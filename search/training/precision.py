@@ -8,9 +8,9 @@ BatchNorm's statistics stay exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,23 +55,6 @@ def forward_taps(
     with ValuesIn(low) if low is not None and exact_tangents else nullcontext():
         logits, maps = _call(_Taps(model, stages, taps), replaced, images, low)
     return logits.to(images.dtype), {stage: value.to(images.dtype) for stage, value in maps.items()}
-
-
-@contextmanager
-def whole_float32() -> Iterator[None]:
-    """Inside, float32 convolutions on CUDA keep all bits. The CPU always keeps them.
-
-    cuDNN's default, TF32, drops thirteen of them, which a small sum of large terms, or a difference of two
-    losses, cannot spare.
-    """
-    cudnn: Any = torch.backends.cudnn
-    convolutions = cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
 
 
 def _call(

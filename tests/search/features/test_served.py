@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from search.distill import Distillation
+from search.evaluation_without_labels import said_of
 from search.features import Seen
 from search.features.atsc import AdaptiveTeaching, anchored
 from search.features.norm import grouped_error
@@ -24,7 +25,7 @@ from search.models import export_student, weights_sha256
 from search.models.embedding import EMBEDDING
 from search.models.exported import load_student
 from search.models.head import LinearHead, linear_head, pools_last_map
-from search.models.part import PART, GroupedExpansion, SharedClassifier
+from search.models.part import PART, GroupedExpansion, SharedClassifier, embedding_tap
 from search.models.tapped import evaluating
 from search.models.weights import read_metadata
 from search.problems import SearchProblem
@@ -131,6 +132,14 @@ class TestManyToOne:
         torch.testing.assert_close(logits_of(network, normalised), expected, rtol=1e-5, atol=1e-5)
         assert sum(value.numel() for value in network.parameters()) == run.trained.served_parameter_count
 
+    def test_a_norm_before_the_classifier_is_seen_though_it_was_never_trained(self, tmp_path: Path) -> None:
+        run = run_of("norm", student="starnet_s050")
+        finished(run)
+        file = tmp_path / "student.safetensors"
+        before = logits_of(run.trained, images())
+        export_student(run.trained, file, {})
+        torch.testing.assert_close(logits_of(load_student(file), images()), before, rtol=1e-4, atol=1e-4)
+
     def test_in_float64_the_fold_is_exact(self) -> None:
         generator = torch.Generator().manual_seed(3)
         part = GroupedExpansion(6, 4, groups=2).double()
@@ -195,6 +204,45 @@ class TestSharedClassifier:
         again = load_student(file)
         torch.testing.assert_close(logits_of(again, images()), before, rtol=1e-5, atol=1e-5)
         assert weights_sha256(again) == weights_sha256(run.trained)
+
+    def test_a_part_that_is_not_finite_or_for_another_width_is_refused(self, tmp_path: Path) -> None:
+        run = run_of("simkd")
+        file = tmp_path / "student.safetensors"
+        export_student(run.trained, file, {})
+        metadata, state = read_metadata(file), safetensors.torch.load_file(file)
+        state["part.weight"][0, 0] = float("nan")
+        safetensors.torch.save_file(state, file, metadata)
+        with pytest.raises(SearchProblem) as caught:
+            load_student(file)
+        assert caught.value.code == "weights_not_finite"
+        other = make_run(TRAINING, process=process("simkd"), student="test_vit")
+        export_student(other.trained, file, {})
+        metadata = {**metadata, "limbeck_part": read_metadata(file)["limbeck_part"]}
+        state = {
+            **{name: value for name, value in state.items() if not name.startswith("part.")},
+            **{n: v for n, v in safetensors.torch.load_file(file).items() if n.startswith("part.")},
+        }
+        safetensors.torch.save_file(state, file, metadata)
+        with pytest.raises(SearchProblem, match="it is for a last map of") as caught:
+            load_student(file)
+        assert caught.value.code == "weights_do_not_fit"
+
+    def test_before_the_last_activation_it_learns_the_embedding(self) -> None:
+        of = process("simkd").model_copy(update={"taps": "pre_activation"})
+        run = make_run(TRAINING, process=of, student="resnet8_w8")
+        (loss,) = run.losses.feature_losses()
+        assert list(loss.teacher_taps) == [EMBEDDING]
+
+    def test_without_labels_it_is_judged_by_what_its_classifier_sees(self) -> None:
+        run = run_of("simkd")
+        part = run.student.part
+        assert isinstance(part, SharedClassifier)
+        assert embedding_tap(run.student) == PART
+        seen = said_of(run.student, (images() * 255).to(torch.uint8)).embeddings
+        assert seen is not None
+        logits = F.linear(seen, part.weight, part.bias)
+        given = (images() * 255).to(torch.uint8).float() / 255
+        torch.testing.assert_close(logits, logits_of(run.student, given), rtol=1e-5, atol=1e-5)
 
     def test_what_is_served_is_counted(self) -> None:
         student = run_of("simkd").student
