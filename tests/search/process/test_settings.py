@@ -11,6 +11,7 @@ from search.spec import ProcessSettings
 from tests.search.planning.simulated_job import make_spec, preflight_result
 
 OTHER_THAN_DEFAULT = {
+    "meta_loss": "teacher_logits",
     "normalisation": "sigmoid",
     "pathway_weight_factor": 2.5,
     "learn_temperatures": False,
