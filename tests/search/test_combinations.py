@@ -100,13 +100,8 @@ class TestJobs:
         assert accepted(card)
         assert accepted(made_up("classes", needs=frozenset({Need.LABELS})), is_mixed=True)
 
-    def test_a_teacher_that_trains_is_not_read_from_a_cache(self) -> None:
-        card = made_up("adapting", needs=frozenset({Need.TRAINABLE_TEACHER}))
-        assert "trains the teacher" in refused(card, keeps_teacher=True).reason
-        assert accepted(card)
-
     def test_a_card_of_an_older_catalogue_is_refused_nowhere(self) -> None:
-        everything = JobFacts(frozenset(Need), images_at_once=1, is_mixed=True, keeps_teacher=True)
+        everything = JobFacts(frozenset(Need), images_at_once=1, is_mixed=True)
         assert why_not_together([{"id": "mse", "kind": "distance"}], everything) is None
 
     @pytest.mark.parametrize(
