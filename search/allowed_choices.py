@@ -43,12 +43,13 @@ def cards_of(uses: Uses, kind: Kind, cards: Cards) -> list[CardJson]:
 
 def named_in(uses: Uses, kind: Kind, cards: Cards) -> list[str]:
     """As "kind/name" these methods, and those that by their cards their settings name."""
-    keys = (
-        _keys(name, _config(use), of.value, cards)
-        for use in uses
-        for of, name in (parts_of(name_of(use)) if kind is Kind.TRANSFORM else [(kind, name_of(use))])
-    )
-    return [*chain.from_iterable(keys)]
+    return [*chain.from_iterable(named_by(name_of(use), _config(use), kind, cards) for use in uses)]
+
+
+def named_by(name: str, config: Mapping[str, JsonValue], kind: Kind, cards: Cards) -> list[str]:
+    """The same of one method, or of all parts of a chain."""
+    parts = parts_of(name) if kind is Kind.TRANSFORM else [(kind, name)]
+    return [*chain.from_iterable(_keys(part, config, of.value, cards) for of, part in parts)]
 
 
 def why_no_choice(space: Space, cards: Cards, facts: JobFacts) -> SpecFault | None:

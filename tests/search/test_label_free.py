@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from search import registry
 from search.catalogue_checks import check_spec, explain_validation, requirements
 from search.label_free import JudgedBy, judged_by, meta_loss_of, why_labels
-from search.method_card import Need
+from search.method_card import Card, Need
 from search.planning.arms import kd, plain_kd
-from search.recipe import FeatureLoss, LogitLoss, Process
+from search.recipe import FeatureLoss, LogitLoss, Pathway, Process, TemperatureRule
 from search.registry import Kind, Method, load_everything, methods
 from search.spec import ARMS, JobSpec
 
@@ -150,5 +151,21 @@ class TestProcess:
         with_ega = bare.model_copy(update={"pathways": [FeatureLoss(loss="tintem"), FeatureLoss(loss="ega")]})
         for process, name in ((with_dkd, "dkd"), (with_ega, "ega")):
             assert f"{name!r} needs labels" in (why_labels(process) or "")
+        within = LogitLoss(name="logit_std", config={"of": "dkd"})
+        ruled = LogitLoss(name="kd", temperature_rule=TemperatureRule(name="dts"))
+        for loss, name in ((within, "logit loss 'dkd'"), (ruled, "temperature rule 'dts'")):
+            reason = why_labels(bare.model_copy(update={"logit_losses": [loss]}))
+            assert reason == f"{name} needs labels"
+        plain = LogitLoss(name="logit_std", temperature_rule=TemperatureRule(name="learned"))
+        assert why_labels(bare.model_copy(update={"logit_losses": [plain]})) is None
         unknown = bare.model_copy(update={"logit_losses": [LogitLoss(name="a_plug_in")]})
         assert why_labels(Process.model_validate(unknown.model_dump())) is None
+
+    def test_an_operator_of_a_chain_needs_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None of ours does, so one is registered for this test."""
+        card = Card(needs=frozenset({Need.LABELS}))
+        method = Method(Kind.OPERATOR, "by_class", "Made up.", "tests", lambda: None, card)
+        monkeypatch.setitem(registry._methods, (Kind.OPERATOR, "by_class"), method)
+        chain = Pathway(teacher_stage=0, student_stage=0, transform="identity+by_class", distance="mse")
+        process = kd(temperature=4.0).model_copy(update={"pathways": [chain]})
+        assert why_labels(process) == "operator 'by_class' needs labels"

@@ -10,7 +10,7 @@ from search.planning.arms import ArmName, kd, plain_kd
 from search.planning.candidates import earned_pathways, shapes
 from search.planning.given import GivenProcess
 from search.planning.verdict import Difference, Shortfall, VerdictArm, judge_without_labels
-from search.recipe import Process
+from search.recipe import Process, constant
 from search.records import Fail, StageName
 from search.spec import ARMS, JobSpec
 from tests.search.planning.simulated_job import (
@@ -87,6 +87,11 @@ class TestPlan:
         refused = job_without_labels(given=GivenProcess(plain_kd())).run()
         assert isinstance(refused, Fail)
         assert refused.code == "labels_needed"
+        alone = constant(cross_entropy_weight=0.0)
+        refused = job_without_labels(given=GivenProcess(alone)).run()
+        assert isinstance(refused, Fail)
+        assert refused.code == "labels_needed"
+        assert "no losses beside cross-entropy" in refused.message
         taken = job_without_labels(given=GivenProcess(kd(temperature=3.0)))
         assert finished(taken)["verdict"]["arm"] in ("searched", "plain_kd")
 
