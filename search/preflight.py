@@ -27,6 +27,7 @@ from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
 from search.registry import InvalidConfigError, UnknownMethodError, methods
+from search.setting_checks import setting_faults
 from search.spec import NEEDING_LABELS, JobSpec, MethodUse, name_of
 from search.temperature import build_temperature_rule
 
@@ -152,6 +153,8 @@ def require_settings(spec: JobSpec) -> None:
 
     Both ends of ranges and all values to choose from are tried.
     """
+    for fault in setting_faults(spec, {"methods": [method.described() for method in methods()]}):
+        raise SearchProblem(f"{fault.field}: {fault.message}; {fault.remedy}", code="unknown_method")
     space = spec.search.space
     kinds: tuple[tuple[str, Sequence[Sequence[str | MethodUse]], Check], ...] = (
         ("transforms", space.transforms, require_transform),
@@ -177,7 +180,8 @@ def _require_settings_of(use: str | MethodUse, check: Check, field: str) -> None
 
 
 def require_no_label_needed(spec: JobSpec) -> None:
-    """Raise SearchProblem `labels_needed` where a job without labels names a method that needs them."""
+    """Raise SearchProblem `labels_needed` where a job without labels names a method outside of sets that
+    needs them; whether there is a set without, `require_combinations` asks."""
     for fault in label_faults(spec, {"methods": [method.described() for method in methods()]}):
         raise SearchProblem(f"{fault.field}: {fault.message}; {fault.remedy}", code="labels_needed")
 

@@ -90,7 +90,7 @@ class TestSettings:
         with pytest.raises(SearchProblem, match=words) as caught:
             run(spec_of(search={"space": space}, floor_accuracy=0.0), dataset)
         assert caught.value.code == "unknown_method"
-        assert caught.value.message.startswith("search.space.logit_losses.1.1: ")
+        assert caught.value.message.startswith("search.space.logit_losses.1.1")
 
     @pytest.mark.parametrize(
         ("field", "use", "words"),
@@ -114,7 +114,7 @@ class TestSettings:
         with pytest.raises(SearchProblem, match=words) as caught:
             run(spec_of(search={"space": {field: [[usual], [usual, use]]}}, floor_accuracy=0.0), dataset)
         assert caught.value.code == "unknown_method"
-        assert caught.value.message.startswith(f"search.space.{field}.1.1: ")
+        assert caught.value.message.startswith(f"search.space.{field}.1.1")
 
 
 class TestCards:
@@ -213,14 +213,26 @@ class TestWithoutLabels:
         assert any("reads no labels" in note for note in found.notes)
         assert set(KINDS) - set(found.seconds_per_step) == {"student_alone"}
 
-    @pytest.mark.parametrize(("kind", "name"), [("logit_losses", "dkd"), ("feature_losses", "ega")])
-    def test_a_method_that_needs_labels_is_named(self, bare: Dataset, kind: str, name: str) -> None:
-        spec = self.spec(search={"space": {kind: [[name]]}})
-        with pytest.raises(
-            SearchProblem, match=f"search.space.{kind}.0.0: .*'{name}' needs labels"
-        ) as caught:
-            run(spec, bare)
-        assert caught.value.code == "labels_needed"
+    @pytest.mark.parametrize(
+        ("space", "where", "name", "code"),
+        [
+            ({"logit_losses": [["dkd"]]}, "logit_losses", "dkd", "methods_do_not_combine"),
+            ({"feature_losses": [["ega"]]}, "feature_losses", "ega", "methods_do_not_combine"),
+            ({"temperature_rules": ["dts"]}, "temperature_rules.0", "dts", "labels_needed"),
+        ],
+    )
+    def test_a_method_that_needs_labels_is_named(
+        self, bare: Dataset, space: dict[str, object], where: str, name: str, code: str
+    ) -> None:
+        with pytest.raises(SearchProblem, match=f"search.space.{where}: .*'{name}' needs labels") as caught:
+            run(self.spec(search={"space": space}), bare)
+        assert caught.value.code == code
+
+    def test_a_set_that_needs_them_is_passed_over(self, bare: Dataset) -> None:
+        found = run(self.spec(search={"space": {"logit_losses": [["kd"], ["dkd"]]}}), bare)
+        assert any(
+            "logit_losses.1 is passed over: logit loss 'dkd' needs labels" in note for note in found.notes
+        )
 
     def test_a_random_classifier_does_not_judge(self, bare: Dataset) -> None:
         """timm's own weights of this model tell 1000 classes apart."""
