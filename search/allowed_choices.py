@@ -8,7 +8,7 @@ from itertools import chain, product
 from pydantic import JsonValue
 
 from search.chains import parts_of
-from search.combinations import CardJson, JobFacts, Refusal, teaches_logits, why_not_together
+from search.combinations import CardJson, JobFacts, Refusal, teaches_logits, trains_logits, why_not_together
 from search.method_card import NAMES
 from search.registry import Kind
 from search.spec import MethodUse, Space, name_of
@@ -84,6 +84,16 @@ def passed_over(space: Space, cards: Cards, facts: JobFacts) -> Iterator[str]:
             reason = _why_not(one, facts) or _why_no_partner({**remaining, field: [one]}, field, facts)
             if reason is not None:
                 yield f"search.space.{field}.{index} is passed over: {reason}"
+
+
+def leaves_classifier(space: Space, cards: Cards, facts: JobFacts) -> bool:
+    """Whether a choice that can be used has no loss that trains the student's logits."""
+    fields = ((name, kind) for name, kind in SETS if name in LOSSES)
+    sets = ([cards_of(uses, kind, cards) for uses in sets_of(space, name)] for name, kind in fields)
+    silent = [[one for one in each if not any(map(trains_logits, one))] for each in sets]
+    is_joined = any(each != "none" for each in space.connections)
+    pairs = ([*chain(*pair)] for pair in product(*silent))
+    return any(why_not_together(pair, facts) is None for pair in pairs if pair or is_joined)
 
 
 def _why_not(uses: list[CardJson], facts: JobFacts) -> str | None:

@@ -136,6 +136,11 @@ def teaches_logits(card: CardJson) -> bool:
     return card.get("kind") == LOGIT_LOSS or bool(card.get("teaches_logits", False))
 
 
+def trains_logits(card: CardJson) -> bool:
+    """Whether what the student says is trained with it: by a loss on its logits, or one that gives them."""
+    return teaches_logits(card) or Owned.STUDENT_LOGITS in card.get("owns", ())
+
+
 def card_name(card: CardJson) -> str:
     """The method's name."""
     return str(card.get("name") or str(card["id"]).rpartition("/")[2])

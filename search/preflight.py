@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from search.allowed_choices import passed_over, why_no_choice
+from search.allowed_choices import leaves_classifier, passed_over, why_no_choice
 from search.catalogue_checks import label_faults, named_methods
 from search.combinations import facts_of
 from search.data import Dataset, majority_rate
@@ -93,6 +93,7 @@ def run_preflight(
         notes=[
             *_notes(spec, dataset, teacher=teacher, student=student, is_teacher_ready=is_teacher_ready),
             *passed_over(spec.search.space, cards, facts_of(spec)),
+            *untrained_judges(spec, cards),
         ],
         cards=cards,
     )
@@ -304,6 +305,17 @@ def require_classifier(spec: JobSpec, dataset: Dataset) -> None:
             f"{reason}: give a weights file whose classifier fits, list the teacher's own `classes` in "
             "datasets.toml, or set search.process.meta_loss to `teacher_embeddings`",
             code="teacher_check_failed",
+        )
+
+
+def untrained_judges(spec: JobSpec, cards: Mapping[str, Any]) -> Iterator[str]:
+    """In words, that in a job without labels a classifier may judge that nothing has trained."""
+    is_by_logits = judged_by(spec) is JudgedBy.TEACHER_AGREEMENT
+    if is_by_logits and leaves_classifier(spec.search.space, cards, facts_of(spec)):
+        yield (
+            "search.process.meta_loss is `teacher_logits`, but a choice of search.space trains no logits: "
+            "its students are judged by a classifier as it began; leave [] out of "
+            "search.space.logit_losses, or set meta_loss to `teacher_embeddings`"
         )
 
 

@@ -10,7 +10,15 @@ import torch
 
 from search.data import Dataset, ImageSet, open_dataset
 from search.models import TappedModel, build_model
-from search.preflight import KINDS, floor_accuracy, grouped, run_preflight, seconds_per_step
+from search.preflight import (
+    KINDS,
+    cards_for,
+    floor_accuracy,
+    grouped,
+    run_preflight,
+    seconds_per_step,
+    untrained_judges,
+)
 from search.problems import SearchProblem
 from search.records import PreflightResult
 from search.spec import JobSpec
@@ -241,6 +249,20 @@ class TestWithoutLabels:
         assert caught.value.code == "teacher_check_failed"
         found = run(self.spec(weights="pretrained", search={"space": EMBEDDINGS}), bare)
         assert any("KD learn nothing" in note for note in found.notes)
+
+    @pytest.mark.parametrize(
+        ("feature_losses", "is_noted"),
+        [([["tintem"]], True), ([["r2kd"], []], True), ([["r2kd"], ["ltd", "rkd"]], False)],
+    )
+    def test_a_classifier_that_nothing_trains_is_noted_where_it_judges(
+        self, bare: Dataset, feature_losses: list[list[str]], is_noted: bool
+    ) -> None:
+        space = {"logit_losses": [[]], "feature_losses": feature_losses}
+        for meta_loss, is_judge in (("teacher_logits", True), ("auto", False)):
+            spec = self.spec(search={"space": space, "process": {"meta_loss": meta_loss}})
+            notes = [*untrained_judges(spec, cards_for(spec))]
+            assert bool(notes) == (is_judge and is_noted)
+        assert not [*untrained_judges(self.spec(), cards_for(self.spec()))]
 
     def test_embeddings_are_judged_in_pairs(self, bare: Dataset) -> None:
         spec = self.spec(

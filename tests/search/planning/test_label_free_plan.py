@@ -123,6 +123,24 @@ class TestReport:
         assert report["rows"][1]["agreement"] == pytest.approx(mean)
         assert report["rows"][1]["knn_accuracy"] is None
 
+    @pytest.mark.parametrize(
+        ("loss", "card", "is_untrained"),
+        [
+            ("tintem", {"owns": []}, True),
+            ("simkd", {"owns": ["student_logits"]}, False),
+            ("r2kd", {"teaches_logits": True}, False),
+        ],
+    )
+    def test_a_classifier_that_nothing_trained_is_told_of(
+        self, loss: str, card: dict[str, Any], is_untrained: bool
+    ) -> None:
+        space = {**EMBEDDINGS, "feature_losses": [[loss]]}
+        spec = spec_without_labels(search={"space": space})
+        cards = {f"feature_loss/{loss}": {"id": f"feature_loss/{loss}", "kind": "feature_loss", **card}}
+        preflight = preflight_result(majority_rate=None, floor_accuracy=None, cards=cards)
+        sentence = finished(SimulatedJob(spec, preflight=preflight))["without_labels"]["sentence"]
+        assert ("a classifier as it began" in sentence) == is_untrained
+
     def test_with_labels_there_are_none(self) -> None:
         assert finished(SimulatedJob(make_spec()))["without_labels"] is None
 
