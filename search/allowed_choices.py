@@ -8,7 +8,7 @@ from itertools import chain, product
 from pydantic import JsonValue
 
 from search.chains import parts_of
-from search.combinations import CardJson, JobFacts, Refusal, teaches_logits, why_not_together
+from search.combinations import CardJson, JobFacts, Refusal, teaches_logits, trains_logits, why_not_together
 from search.method_card import NAMES
 from search.registry import Kind
 from search.spec import MethodUse, Space, name_of
@@ -17,6 +17,8 @@ from search.spec_faults import SpecFault
 Cards = Mapping[str, CardJson]
 """By "kind/name"."""
 Uses = Sequence[str | MethodUse]
+SetsOfCards = Mapping[str, list[list[CardJson]]]
+"""By field of a space, the cards of each of its sets."""
 
 SETS: tuple[tuple[str, Kind], ...] = (
     ("logit_losses", Kind.LOGIT_LOSS),
@@ -25,6 +27,8 @@ SETS: tuple[tuple[str, Kind], ...] = (
     ("distances", Kind.DISTANCE),
 )
 """The fields of a space whose choices are sets of methods, and the methods' kind."""
+LOSSES = ("logit_losses", "feature_losses")
+"""Those in which an empty set is allowed."""
 
 DEEPEST = 8
 """Of methods inside methods."""
@@ -43,37 +47,94 @@ def cards_of(uses: Uses, kind: Kind, cards: Cards) -> list[CardJson]:
 
 def named_in(uses: Uses, kind: Kind, cards: Cards) -> list[str]:
     """As "kind/name" these methods, and those that by their cards their settings name."""
-    keys = (
-        _keys(name, _config(use), of.value, cards)
-        for use in uses
-        for of, name in (parts_of(name_of(use)) if kind is Kind.TRANSFORM else [(kind, name_of(use))])
-    )
-    return [*chain.from_iterable(keys)]
+    return [*chain.from_iterable(named_by(name_of(use), _config(use), kind, cards) for use in uses)]
+
+
+def named_by(name: str, config: Mapping[str, JsonValue], kind: Kind, cards: Cards) -> list[str]:
+    """The same of one method, or of all parts of a chain."""
+    parts = parts_of(name) if kind is Kind.TRANSFORM else [(kind, name)]
+    return [*chain.from_iterable(_keys(part, config, of.value, cards) for of, part in parts)]
 
 
 def why_no_choice(space: Space, cards: Cards, facts: JobFacts) -> SpecFault | None:
     """Why not one choice of the space can be used in such a job; None where there is one."""
-    remaining: list[list[list[CardJson]]] = []
-    for field, sets in _sets_of_cards(space, cards).items():
-        refusals = [why_not_together(each, facts) for each in sets]
+    sets = _sets_of_cards(space, cards)
+    for field, each in sets.items():
+        refusals = [why_not_together(one, facts) for one in each]
         if all(refusals):
-            return _fault(f"search.space.{field}", refusals)
-        allowed = [each for each, refusal in zip(sets, refusals, strict=True) if refusal is None]
-        remaining.append(_unlike(allowed))
-    whole = [why_not_together([*chain(*choice)], facts) for choice in product(*remaining)]
-    return _fault("search.space", whole) if all(whole) else None
+            first = next(filter(None, refusals))
+            return SpecFault(f"search.space.{field}", first.reason, first.remedy)
+    remaining = _remaining(sets, facts)
+    refusal = _why_no_product(remaining, facts)
+    if refusal is None:
+        return None
+    emptied = _saved_by_empty(remaining, facts)
+    if emptied is None:
+        return SpecFault("search.space", refusal.reason, refusal.remedy)
+    return SpecFault(f"search.space.{emptied}", refusal.reason, _add_empty(emptied))
 
 
 def passed_over(space: Space, cards: Cards, facts: JobFacts) -> Iterator[str]:
-    """In words, the sets of methods that no trial can use, each by its field."""
+    """In words, the sets of methods that no trial can use, each by its field: alone, or beside any choice of
+    the others."""
+    remaining = _remaining(_sets_of_cards(space, cards), facts)
     for field, kind in SETS:
         for index, uses in enumerate(sets_of(space, field)):
-            refusal = why_not_together(cards_of(uses, kind, cards), facts)
-            if refusal is not None:
-                yield f"search.space.{field}.{index} is passed over: {refusal.reason}"
+            one = cards_of(uses, kind, cards)
+            reason = _why_not(one, facts) or _why_no_partner({**remaining, field: [one]}, field, facts)
+            if reason is not None:
+                yield f"search.space.{field}.{index} is passed over: {reason}"
 
 
-def _sets_of_cards(space: Space, cards: Cards) -> dict[str, list[list[CardJson]]]:
+def leaves_classifier(space: Space, cards: Cards, facts: JobFacts) -> bool:
+    """Whether a choice that can be used has no loss that trains the student's logits."""
+    fields = ((name, kind) for name, kind in SETS if name in LOSSES)
+    sets = ([cards_of(uses, kind, cards) for uses in sets_of(space, name)] for name, kind in fields)
+    silent = [[one for one in each if not any(map(trains_logits, one))] for each in sets]
+    is_joined = any(each != "none" for each in space.connections)
+    pairs = ([*chain(*pair)] for pair in product(*silent))
+    return any(why_not_together(pair, facts) is None for pair in pairs if pair or is_joined)
+
+
+def _why_not(uses: list[CardJson], facts: JobFacts) -> str | None:
+    refusal = why_not_together(uses, facts)
+    return None if refusal is None else refusal.reason
+
+
+def _why_no_partner(sets: SetsOfCards, field: str, facts: JobFacts) -> str | None:
+    """Why the only set of this field goes with no choice of the others; None where it goes with one."""
+    refusal = _why_no_product(sets, facts)
+    if refusal is None:
+        return None
+    emptied = _saved_by_empty(sets, facts, but=field)
+    return refusal.reason if emptied is None else f"{refusal.reason}; {_add_empty(emptied)}"
+
+
+def _why_no_product(sets: SetsOfCards, facts: JobFacts) -> Refusal | None:
+    """Why no choice of one set of each field can be used; None where there is one."""
+    refusals = [why_not_together([*chain(*choice)], facts) for choice in product(*sets.values())]
+    return next(filter(None, refusals), None) if all(refusals) else None
+
+
+def _saved_by_empty(sets: SetsOfCards, facts: JobFacts, *, but: str = "") -> str | None:
+    """The field of losses, other than `but`, in which one more set without any would make a choice."""
+    others = (field for field in LOSSES if field != but)
+    return next((field for field in others if not _why_no_product({**sets, field: [[]]}, facts)), None)
+
+
+def _add_empty(field: str) -> str:
+    return f"add [] to search.space.{field}"
+
+
+def _remaining(sets: SetsOfCards, facts: JobFacts) -> SetsOfCards:
+    """Of every field the sets that can be used alone, one of those that are alike."""
+    return {
+        field: _unlike(one for one in each if why_not_together(one, facts) is None)
+        for field, each in sets.items()
+    }
+
+
+def _sets_of_cards(space: Space, cards: Cards) -> SetsOfCards:
     """Of every field the cards of its sets; no transform and no distance where nothing is connected."""
     found = {field: [cards_of(uses, kind, cards) for uses in sets_of(space, field)] for field, kind in SETS}
     if "none" in space.connections:
@@ -91,11 +152,6 @@ def _unlike(sets: Iterable[list[CardJson]]) -> list[list[CardJson]]:
         claims |= {"a loss on logits" for card in each if teaches_logits(card)}
         by_claims.setdefault(frozenset(claims), each)
     return [*by_claims.values()]
-
-
-def _fault(field: str, refusals: Sequence[Refusal | None]) -> SpecFault:
-    first = next(filter(None, refusals))
-    return SpecFault(field, first.reason, first.remedy)
 
 
 def _keys(name: str, config: Mapping[str, JsonValue], kind: str, cards: Cards, depth: int = 0) -> list[str]:

@@ -6,16 +6,16 @@ The catalogue is plain JSON: `methods` (each with `id` and `kind`), `models` (na
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
 from search.allowed_choices import SETS, Cards, named_in, sets_of, why_no_choice
-from search.chains import parts_of
 from search.combinations import facts_of
 from search.method_card import Need
 from search.registry import Kind
-from search.spec import JobSpec, MethodUse, name_of
+from search.setting_checks import parts_of_use, setting_faults, uses_in
+from search.spec import JobSpec
 from search.spec_faults import MAX_FAULTS, SpecFault, did_you_mean, explain_validation
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
 
 MODEL, DATASET = "model", "dataset"
 ALWAYS_USED = (("proof.arms", Kind.LOGIT_LOSS.value, "kd"),)
+IN_SETS = {*(kind for _, kind in SETS), Kind.OPERATOR}
 WHERE_TO_LOOK = {MODEL: "GET /v1/models", DATASET: "GET /v1/datasets"}
 LISTED_NAMES = 12
 
 
 def check_spec(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
-    """What the spec names and the catalogue does not have, with the nearest names, and what needs labels that
-    the job has not; and why its methods cannot be used. At most 100 faults."""
+    """What `check_names` finds, and why not one choice of the space can be used; at most 100 faults."""
     return [*check_names(spec, catalogue), *check_combinations(spec, catalogue)][:MAX_FAULTS]
 
 
@@ -48,20 +48,23 @@ def check_combinations(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[Spec
 
 
 def check_names(spec: JobSpec, catalogue: Mapping[str, Any]) -> list[SpecFault]:
-    """What the spec names and the catalogue does not have, with the nearest names, and what needs labels that
-    the job has not; at most 100 faults."""
+    """What the spec names and the catalogue does not have, with the nearest names; settings that cannot be
+    searched so; and outside of sets what needs labels that the job has not. At most 100 faults."""
     names = _names(catalogue)
     unknown = (
         _unknown(field, kind, name, names.get(kind, set()), names.get(Kind.OPERATOR, set()))
         for field, kind, name in _named(spec)
         if _catalogue_name(kind, name) not in names.get(kind, set())
     )
-    faults = chain(unknown, _unknown_settings(spec, catalogue), label_faults(spec, catalogue))
+    faults = chain(unknown, setting_faults(spec, catalogue), label_faults(spec, catalogue))
     return list(islice(faults, MAX_FAULTS))
 
 
 def label_faults(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFault]:
-    """The methods that a job without labels names and that need them, by what the catalogue says."""
+    """The methods that a job without labels names and that need them, by what the catalogue says.
+
+    Not those of sets: a set that needs labels is passed over where there are others.
+    """
     if spec.data.is_labelled:
         return
     needing = {
@@ -70,7 +73,7 @@ def label_faults(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFa
         if Need.LABELS in method.get("needs", ())
     }
     for field, kind, name in _named(spec):
-        if (kind, name) in needing:
+        if kind not in IN_SETS and (kind, name) in needing:
             yield SpecFault(
                 field,
                 f"{kind.replace('_', ' ')} {name!r} needs labels, and data.labels is `none`",
@@ -110,72 +113,10 @@ def _named(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
     yield "search.strategy", Kind.STRATEGY.value, spec.search.strategy
     yield "search.process.normalisation", Kind.NORMALISATION.value, spec.search.process.normalisation
     yield "search.process.hypergradient", Kind.HYPERGRADIENT.value, spec.search.process.hypergradient
-    for field, kind, use in _uses(spec):
-        for part_kind, name in _parts(kind, name_of(use)):
+    for field, kind, use in uses_in(spec):
+        for part_kind, name in parts_of_use(kind, use):
             yield field, part_kind.value, name
     yield from ALWAYS_USED
-
-
-def _uses(spec: JobSpec) -> Iterator[tuple[str, Kind, str | MethodUse]]:
-    """(field, kind, use) of everything in the search's space that may have settings."""
-    space = spec.search.space
-    chosen: tuple[tuple[str, Kind, Sequence[Sequence[str | MethodUse]]], ...] = (
-        ("transforms", Kind.TRANSFORM, space.transforms),
-        ("distances", Kind.DISTANCE, space.distances),
-        ("logit_losses", Kind.LOGIT_LOSS, space.logit_losses),
-        ("feature_losses", Kind.FEATURE_LOSS, space.feature_losses),
-    )
-    for field, kind, choices in chosen:
-        for index, uses in enumerate(choices):
-            for place, use in enumerate(uses):
-                yield f"search.space.{field}.{index}.{place}", kind, use
-    for index, use in enumerate(space.temperature_rules or []):
-        yield f"search.space.temperature_rules.{index}", Kind.TEMPERATURE_RULE, use
-
-
-def _parts(kind: Kind, name: str) -> list[tuple[Kind, str]]:
-    """Of a chain its transform and its operators; else the method itself."""
-    return parts_of(name) if kind is Kind.TRANSFORM else [(kind, name)]
-
-
-def _unknown_settings(spec: JobSpec, catalogue: Mapping[str, Any]) -> Iterator[SpecFault]:
-    """Settings that a method does not have; a catalogue that tells no settings of it is not asked."""
-    for field, kind, use in _uses(spec):
-        if not isinstance(use, MethodUse):
-            continue
-        told = {part: _told_settings(catalogue, part[0]).get(part[1]) for part in _parts(kind, use.name)}
-        if None not in told.values():
-            known = {part: names for part, names in told.items() if names is not None}
-            yield from _unknown_settings_of(use, kind, _as_said(known), f"{field}.config")
-
-
-def _as_said(told: Mapping[tuple[Kind, str], list[str]]) -> list[str]:
-    """The settings of a method's parts as a spec says them: those of operators with the operators' names."""
-    return [
-        f"{name}.{setting}" if kind is Kind.OPERATOR else setting
-        for (kind, name), settings in told.items()
-        for setting in settings
-    ]
-
-
-def _told_settings(catalogue: Mapping[str, Any], kind: Kind) -> dict[str, list[str]]:
-    """The settings of the methods of a kind, by the methods' names."""
-    return {
-        _name(method).removeprefix(f"{method['kind']}/"): sorted(method["config"].get("properties", {}))
-        for method in catalogue.get("methods", ())
-        if method["kind"] == kind and "config" in method
-    }
-
-
-def _unknown_settings_of(use: MethodUse, kind: Kind, known: list[str], where: str) -> Iterator[SpecFault]:
-    for setting in sorted(use.config.keys() - set(known)):
-        guess = did_you_mean(setting, known)
-        listed = f"its settings: {', '.join(known)}" if known else "it has no settings"
-        yield SpecFault(
-            f"{where}.{setting}",
-            f"{kind.replace('_', ' ')} {use.name!r} has no setting {setting!r}",
-            f"{guess} {listed}" if guess else listed,
-        )
 
 
 def _catalogue_name(kind: str, name: str) -> str:

@@ -37,14 +37,12 @@ class JobFacts:
     """What a job offers to its methods.
 
     `unmet`: what it cannot give. `images_at_once`: those of a batch that are in one forward pass. `is_mixed`:
-    whether images are blended or cut into each other. `keeps_teacher`: whether the teacher's outputs are read
-    from a cache.
+    whether images are blended or cut into each other.
     """
 
     unmet: frozenset[Need] = frozenset()
     images_at_once: int | None = None
     is_mixed: bool = False
-    keeps_teacher: bool = False
 
 
 def facts_of(spec: JobSpec) -> JobFacts:
@@ -106,16 +104,7 @@ def _mixing(card: CardJson, facts: JobFacts) -> Refusal | None:
     )
 
 
-def _kept(card: CardJson, facts: JobFacts) -> Refusal | None:
-    if not (facts.keeps_teacher and Need.TRAINABLE_TEACHER in _needs_of(card)):
-        return None
-    return Refusal(
-        f"{_title(card)} trains the teacher, whose outputs are read from a cache here",
-        "choose another method",
-    )
-
-
-_RULES: tuple[Callable[[CardJson, JobFacts], Refusal | None], ...] = (_needs, _batch, _mixing, _kept)
+_RULES: tuple[Callable[[CardJson, JobFacts], Refusal | None], ...] = (_needs, _batch, _mixing)
 
 
 def _owners(cards: Sequence[CardJson]) -> Iterator[Refusal]:
@@ -145,6 +134,11 @@ def _beside_owners(cards: Sequence[CardJson]) -> Iterator[Refusal]:
 def teaches_logits(card: CardJson) -> bool:
     """Whether it is a loss on the student's logits: all logit losses are, and feature losses that say so."""
     return card.get("kind") == LOGIT_LOSS or bool(card.get("teaches_logits", False))
+
+
+def trains_logits(card: CardJson) -> bool:
+    """Whether what the student says is trained with it: by a loss on its logits, or one that gives them."""
+    return teaches_logits(card) or Owned.STUDENT_LOGITS in card.get("owns", ())
 
 
 def card_name(card: CardJson) -> str:

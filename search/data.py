@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from search.datasets import Contents, Entry, Labelled, Part, kinds, reader_of
-from search.datasets.contents import UNLABELLED
+from search.datasets.contents import UNLABELLED, label_fault
 from search.datasets_file import entry_of, entry_of_directory, find_entry, read_tables
 from search.problems import SearchProblem
 from search.spec import Splits
@@ -108,7 +108,8 @@ def open_dataset(
 
     The name is `digits`, a table of `datasets_file`, or free where `directory` holds the data set itself.
     `input_size` is the side in pixels that images are brought to; by default the data's own. Decoded images
-    are kept in `cache_directory`. Unless `is_labelled`, no split has labels, and the data need not have any.
+    are kept in `cache_directory`. Unless `is_labelled`, no split has labels, and the data need not have any,
+    or usable ones.
     Raises SearchProblem: unknown_dataset, dataset_unreadable, dataset_empty,
     dataset_one_class, dataset_labels, dataset_pixels, dataset_too_small, dataset_too_large.
     """
@@ -120,9 +121,12 @@ def open_dataset(
             f"the images of data set {name!r} have no labels: add them, or set data.labels to `none`",
             code="dataset_labels",
         )
+    fault = label_fault(contents)
+    if is_labelled and fault is not None:
+        raise fault
     parts, own_labels = _dealt(contents, splits), None
     if not is_labelled:
-        if contents.has_labels:
+        if fault is None:
             own_labels = {name: split.labels for name, split in parts.items()}
         contents = contents.without_labels()
         parts = {name: split.without_labels() for name, split in parts.items()}

@@ -6,13 +6,17 @@ Every process of such a job weighs cross-entropy with zero. What a student is ju
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import chain
 from typing import Literal
 
+from pydantic import JsonValue
+
+from search.allowed_choices import named_by
 from search.method_card import Need
-from search.recipe import FeatureLoss, Pathway, Process
-from search.registry import Kind, UnknownMethodError, get
+from search.recipe import FeatureLoss, Process
+from search.registry import Kind, methods
 from search.spec import JobSpec
 
 MetaLossName = Literal["cross_entropy", "teacher_logits", "teacher_embeddings"]
@@ -73,7 +77,8 @@ def judged_by(spec: JobSpec) -> JudgedBy:
 
 
 def why_labels(process: Process) -> str | None:
-    """What of a process needs labels; None where it can be trained without.
+    """What of a process needs labels, within the settings of its methods too; None where it can be trained
+    without.
 
     Methods that are not registered here are passed over: they are asked where they are.
     """
@@ -81,23 +86,21 @@ def why_labels(process: Process) -> str | None:
     weights = [process.cross_entropy_weight if weight is None else weight for weight in own]
     if any(weights):
         return "the process weighs cross-entropy"
-    return next(
-        (f"{kind} {name!r} needs labels" for kind, name in _methods(process) if _needs(kind, name)), None
-    )
+    cards = {card["id"]: card for card in (method.described() for method in methods())}
+    named = chain.from_iterable(named_by(*use, cards) for use in _uses(process))
+    needing = (cards[key] for key in named if key in cards and Need.LABELS in cards[key]["needs"])
+    return next((f"{card['kind'].replace('_', ' ')} {card['name']!r} needs labels" for card in needing), None)
 
 
-def _methods(process: Process) -> Iterator[tuple[Kind, str]]:
-    yield from ((Kind.LOGIT_LOSS, loss.name) for loss in process.logit_losses)
+def _uses(process: Process) -> Iterator[tuple[str, Mapping[str, JsonValue], Kind]]:
+    """(name, settings, kind) of all methods of a process."""
+    for loss in process.logit_losses:
+        yield loss.name, loss.config, Kind.LOGIT_LOSS
+        if rule := loss.temperature_rule:
+            yield rule.name, rule.config, Kind.TEMPERATURE_RULE
     for pathway in process.pathways:
         if isinstance(pathway, FeatureLoss):
-            yield Kind.FEATURE_LOSS, pathway.loss
-        elif isinstance(pathway, Pathway):
-            yield Kind.TRANSFORM, pathway.transform
-            yield Kind.DISTANCE, pathway.distance
-
-
-def _needs(kind: Kind, name: str) -> bool:
-    try:
-        return Need.LABELS in get(kind, name).card.needs
-    except UnknownMethodError:
-        return False
+            yield pathway.loss, pathway.config, Kind.FEATURE_LOSS
+        else:
+            yield pathway.transform, pathway.transform_config, Kind.TRANSFORM
+            yield pathway.distance, pathway.distance_config, Kind.DISTANCE

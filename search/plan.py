@@ -148,6 +148,12 @@ def _refusal_of_given(moment: Moment, process: Process, preflight: PreflightResu
     labels = None if moment.spec.data.is_labelled else why_labels(process)
     if labels is not None:
         return Fail("labels_needed", f"{labels}, but data.labels is `none`: give another recipe, or search")
+    if not moment.spec.data.is_labelled and not (process.logit_losses or process.pathways):
+        return Fail(
+            "labels_needed",
+            "the process has no losses beside cross-entropy, and data.labels is `none`: give another recipe, "
+            "or search",
+        )
     absent = why_no_stage(process, preflight)
     if absent is not None:
         return Fail("pathway_does_not_fit", f"the process was found for other models: {absent}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from search.allowed_choices import passed_over, why_no_choice
+from search.allowed_choices import leaves_classifier, passed_over, why_no_choice
 from search.catalogue_checks import label_faults, named_methods
 from search.combinations import facts_of
 from search.data import Dataset, majority_rate
@@ -27,6 +27,7 @@ from search.problems import SearchProblem
 from search.recipe import Stage
 from search.records import PreflightResult
 from search.registry import InvalidConfigError, UnknownMethodError, methods
+from search.setting_checks import setting_faults
 from search.spec import NEEDING_LABELS, JobSpec, MethodUse, name_of
 from search.temperature import build_temperature_rule
 
@@ -92,6 +93,7 @@ def run_preflight(
         notes=[
             *_notes(spec, dataset, teacher=teacher, student=student, is_teacher_ready=is_teacher_ready),
             *passed_over(spec.search.space, cards, facts_of(spec)),
+            *untrained_judges(spec, cards),
         ],
         cards=cards,
     )
@@ -152,6 +154,8 @@ def require_settings(spec: JobSpec) -> None:
 
     Both ends of ranges and all values to choose from are tried.
     """
+    for fault in setting_faults(spec, {"methods": [method.described() for method in methods()]}):
+        raise SearchProblem(f"{fault.field}: {fault.message}; {fault.remedy}", code="unknown_method")
     space = spec.search.space
     kinds: tuple[tuple[str, Sequence[Sequence[str | MethodUse]], Check], ...] = (
         ("transforms", space.transforms, require_transform),
@@ -177,7 +181,8 @@ def _require_settings_of(use: str | MethodUse, check: Check, field: str) -> None
 
 
 def require_no_label_needed(spec: JobSpec) -> None:
-    """Raise SearchProblem `labels_needed` where a job without labels names a method that needs them."""
+    """Raise SearchProblem `labels_needed` where a job without labels names a method outside of sets that
+    needs them; whether there is a set without, `require_combinations` asks."""
     for fault in label_faults(spec, {"methods": [method.described() for method in methods()]}):
         raise SearchProblem(f"{fault.field}: {fault.message}; {fault.remedy}", code="labels_needed")
 
@@ -300,6 +305,17 @@ def require_classifier(spec: JobSpec, dataset: Dataset) -> None:
             f"{reason}: give a weights file whose classifier fits, list the teacher's own `classes` in "
             "datasets.toml, or set search.process.meta_loss to `teacher_embeddings`",
             code="teacher_check_failed",
+        )
+
+
+def untrained_judges(spec: JobSpec, cards: Mapping[str, Any]) -> Iterator[str]:
+    """In words, that in a job without labels a classifier may judge that nothing has trained."""
+    is_by_logits = judged_by(spec) is JudgedBy.TEACHER_AGREEMENT
+    if is_by_logits and leaves_classifier(spec.search.space, cards, facts_of(spec)):
+        yield (
+            "search.process.meta_loss is `teacher_logits`, but a choice of search.space trains no logits: "
+            "its students are judged by a classifier as it began; leave [] out of "
+            "search.space.logit_losses, or set meta_loss to `teacher_embeddings`"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -31,6 +32,29 @@ def rows(text: str, *, columns: int) -> list[list[str]]:
     return [row for row in cells if len(row) == columns and row[0] not in ("state", "arrow", "requirement")]
 
 
+def codes_raised() -> set[str]:
+    """The codes that the sources of `search` give to problems, to failed trials and to failed jobs."""
+    nodes = (
+        node for path in (ROOT / "search").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    )
+    return {
+        value.value
+        for node in nodes
+        for value in _codes_in(node)
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
+
+
+def _codes_in(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Call):
+        named = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+        is_first = isinstance(node.func, ast.Name) and node.func.id in ("Fail", "TrialError")
+        return [*named, *node.args[:1]] if is_first else named
+    if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["code"]:
+        return [node.value]
+    return []
+
+
 class TestStates:
     @pytest.mark.parametrize(("text", "enum"), [(JOBS, states.JobState), (TRIALS, TrialState)])
     def test_the_states_are_those_of_the_code(self, text: str, enum: type[StrEnum]) -> None:
@@ -56,6 +80,13 @@ class TestStates:
     def test_the_stores_reasons_are_listed(self) -> None:
         listed = STATES.split("## Why a job is where it is")[1].split("Drivers add")[0]
         assert set(re.findall(r"`([a-z_]+)`", listed)) - {"status_reason"} == set(states.Reason)
+
+    def test_every_code_of_what_is_found_is_listed_and_no_other(self) -> None:
+        """Those of data sets on their own page."""
+        datasets = (ROOT / "docs" / "datasets.md").read_text().split("## What is refused")[1]
+        tables = [STATES.split("### Codes of what was found")[1], datasets.split("\n## ")[0]]
+        listed = {row[0].strip("`") for text in tables for row in rows(text, columns=2)} - {"code"}
+        assert listed == codes_raised() | {"worker_died"}  # one of a choice of two, so not found there
 
     def test_the_stages_are_listed_in_order(self) -> None:
         listed = JOBS.split("### Stages of a running job")[1]

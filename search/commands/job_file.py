@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from search.problems import SearchProblem
+from search.recipe import Process
 from search.records import TrialRecord
+from search.spec import JobSpec
 
 _RECORDS = TypeAdapter(list[TrialRecord])
 
@@ -40,10 +42,11 @@ class JobFile(BaseModel):
                 f"{path} cannot be read as a job's records; remove it, or choose another --out",
                 code="job_unreadable",
             ) from error
-        if found.identity != identity:
+        there = _as_read_today(found.identity)
+        if there != identity:
             raise SearchProblem(
-                f"{path.parent} holds another job ({_difference(found.identity, identity)}); choose another "
-                "--out, or remove that directory",
+                f"{path.parent} holds another job ({_difference(there, identity)}); choose another --out, or "
+                "remove that directory",
                 code="job_differs",
             )
         return found
@@ -71,6 +74,20 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _as_read_today(identity: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of fields that there were not yet when it was written; unread where it no longer is a
+    job's."""
+    given = identity.get("given")
+    try:
+        spec = JobSpec.model_validate(identity["spec"]).model_dump(mode="json")
+        if given is not None:
+            process = Process.model_validate(given["process"]).model_dump(mode="json")
+            given = {**given, "process": process}
+    except (ValidationError, KeyError, TypeError):
+        return identity
+    return {**identity, "spec": spec, "given": given}
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any], path: str = "") -> str:

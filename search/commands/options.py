@@ -22,7 +22,7 @@ from search.models import require_known
 from search.problems import SearchProblem
 from search.recipe import Recipe
 from search.registry import load_everything, methods
-from search.spec import JobSpec
+from search.spec import JobSpec, arms_with
 from search.spec_faults import SpecFault
 
 SMALL_EVALUATION_IMAGES = 256
@@ -102,7 +102,7 @@ class SharedOptions:
             document["student"] = {"model": self.student}
         name = self._data_name()
         if name is not None and (recipe is None or name != recipe.spec.data.name):
-            document["data"] = {"name": name}
+            document["data"] = {"name": name, **({"labels": recipe.spec.data.labels} if recipe else {})}
         for path, value in {
             "budget__epochs_per_trial": self.epochs,
             "proof__epochs": self.epochs,
@@ -112,6 +112,8 @@ class SharedOptions:
         }.items():
             _put(document, path.split("__"), value)
         override(document, self.settings or ())
+        if recipe is not None:
+            _fit_arms(document, recipe.spec)
         return checked_spec(document)
 
     def datasets_file_in(self, directory: Path) -> Path | None:
@@ -234,6 +236,16 @@ def checked_spec(document: dict[str, Any]) -> JobSpec:
     if refused:
         raise SearchProblem(_in_words(refused), code="methods_do_not_combine")
     return spec
+
+
+def _fit_arms(document: dict[str, Any], before: JobSpec) -> None:
+    """Where labels are read that were not before, or no longer are, arms that nobody chose anew follow."""
+    data, proof = document.get("data"), document.get("proof")
+    if not isinstance(data, dict) or not isinstance(proof, dict) or proof.get("arms") != before.proof.arms:
+        return
+    labels = data.get("labels", "given")
+    if labels != before.data.labels:
+        proof["arms"] = arms_with(before.proof.arms, is_labelled=labels == "given")
 
 
 def end_with(problem: SearchProblem) -> NoReturn:

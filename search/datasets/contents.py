@@ -85,16 +85,9 @@ class Contents:
     default_sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no training could use."""
-        classes = len(self.class_names)
+        """Refuse what no training could use, with labels or without."""
         for name, part in self.parts.items():
-            _check(name, part, classes=classes)
-        if self.has_labels and len(torch.unique(self.train.labels)) < 2:
-            raise SearchProblem(
-                f"all training images of the data set are of one class out of {classes}; at least two are "
-                "needed: add images of other classes, or check where their labels are read from",
-                code="dataset_one_class",
-            )
+            _require_images(name, part)
 
     @property
     def has_labels(self) -> bool:
@@ -128,7 +121,27 @@ class Contents:
         return {name: part for name, part in all_parts.items() if part is not None}
 
 
-def _check(name: Part, part: Labelled, *, classes: int) -> None:
+def label_fault(contents: Contents) -> SearchProblem | None:
+    """Why these labels are none to train by or to count by: `dataset_labels`, `dataset_one_class`."""
+    classes = len(contents.class_names)
+    for name, part in contents.parts.items():
+        low, high = (int(value) for value in torch.aminmax(part.labels))
+        if low < 0 or high >= classes:
+            return SearchProblem(
+                f"labels run from {low} to {high} in the {name} part, but there are {classes} classes "
+                f"(0 to {classes - 1}): number the classes from 0, and leave out images without a label",
+                code="dataset_labels",
+            )
+    if len(torch.unique(contents.train.labels)) < 2:
+        return SearchProblem(
+            f"all training images of the data set are of one class out of {classes}; at least two are "
+            "needed: add images of other classes, or check where their labels are read from",
+            code="dataset_one_class",
+        )
+    return None
+
+
+def _require_images(name: Part, part: Labelled) -> None:
     if len(part.images) == 0:
         raise SearchProblem(f"the {name} part of the data set has no images", code="dataset_empty")
     if len(part.images) != len(part.labels):
@@ -136,15 +149,6 @@ def _check(name: Part, part: Labelled, *, classes: int) -> None:
             f"the {name} part has {len(part.images)} images but {len(part.labels)} labels: take both from "
             "the same copy of the data",
             code="dataset_unreadable",
-        )
-    if not part.has_labels:
-        return
-    low, high = (int(value) for value in torch.aminmax(part.labels))
-    if low < 0 or high >= classes:
-        raise SearchProblem(
-            f"labels run from {low} to {high} in the {name} part, but there are {classes} classes "
-            f"(0 to {classes - 1}): number the classes from 0, and leave out images without a label",
-            code="dataset_labels",
         )
 
 

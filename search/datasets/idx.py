@@ -7,7 +7,7 @@ import math
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +60,8 @@ def describe(entry: Entry) -> dict[str, int | None]:
     pairs = find_pairs(entry)
     headers = {part: _image_header(pair.images) for part, pair in pairs.items()}
     first = headers[Part.TRAIN]
-    _, names = numbered(entry, {part: read_labels(pair.labels) for part, pair in pairs.items()})
+    raw = {part: read_labels(pair.labels) for part, pair in pairs.items()}
+    _, names = numbered(replace(entry, is_labelled=False), raw)
     return {
         "classes": len(names),
         "channels": entry.channels or _channels(first),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from search.datasets.contents import Entry, Part
+from search.datasets.contents import UNLABELLED, Entry, Part
 from search.problems import SearchProblem
 
 MAX_CLASSES = 100_000
@@ -30,10 +30,13 @@ def numbered(
     """Labels int64 (N,) of each part, and the names of the classes.
 
     Raw labels are whole numbers from 0, or all of them names. The table's `classes` come before the data's
-    own `names`; without either the classes are those of the training part. Raises SearchProblem
-    `dataset_labels` for anything else, naming the first wrong one.
+    own `names`; without either the classes are those of the training part. Where no labels are needed, -1 or
+    None stands for one that is missing. Raises SearchProblem `dataset_labels` for anything else, naming the
+    first wrong one.
     """
     chosen = list(entry.classes or names or ())
+    if not entry.is_labelled:
+        raw = {part: [_or_missing(label) for label in labels] for part, labels in raw.items()}
     if any(isinstance(label, str) for labels in raw.values() for label in labels):
         return _by_name(entry, raw, chosen)
     for part, labels in raw.items():
@@ -41,11 +44,27 @@ def numbered(
     if not chosen:
         highest = max((label for label in raw[Part.TRAIN] if isinstance(label, int)), default=0)
         chosen = [str(label) for label in range(highest + 1)]
+    if not chosen:
+        raise SearchProblem(
+            f"data set {entry.name!r}: its images have no labels: list `classes` in datasets.toml, one name "
+            "for each output of the teacher, in its order",
+            code="dataset_labels",
+        )
     return {part: torch.tensor(list(labels), dtype=torch.int64) for part, labels in raw.items()}, chosen
+
+
+def _or_missing(label: object) -> object:
+    return UNLABELLED if label is None else label
+
+
+def _is_missing(entry: Entry, label: object) -> bool:
+    return not entry.is_labelled and type(label) is int and label == UNLABELLED
 
 
 def _require_whole(entry: Entry, part: Part, labels: Sequence[object]) -> None:
     for position, label in enumerate(labels):
+        if _is_missing(entry, label):
+            continue
         if type(label) is not int or not 0 <= label < MAX_CLASSES:
             raise _wrong(entry, part, position, label, "is no whole number from 0" + _remark(label))
 
@@ -63,13 +82,15 @@ def _by_name(
 ) -> tuple[dict[Part, Tensor], list[str]]:
     if not names:
         names = in_natural_order({label for label in raw[Part.TRAIN] if isinstance(label, str)})
-    number_of = {name: number for number, name in enumerate(names)}
+    number_of: dict[object, int] = {name: number for number, name in enumerate(names)}
+    if not entry.is_labelled:
+        number_of[UNLABELLED] = UNLABELLED
     found = {}
     for part, labels in raw.items():
         for position, label in enumerate(labels):
-            if not isinstance(label, str) or label not in number_of:
+            if type(label) not in (str, int) or label not in number_of:
                 raise _wrong(entry, part, position, label, f"is none of the {len(names)} classes by name")
-        found[part] = torch.tensor([number_of[str(label)] for label in labels], dtype=torch.int64)
+        found[part] = torch.tensor([number_of[label] for label in labels], dtype=torch.int64)
     return found, names
 
 

@@ -6,20 +6,24 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.allowed_choices import Cards
+from search.combinations import trains_logits
 from search.label_free import JudgedBy, judged_by
 from search.records import EmbeddingFigures, TrialRecord
+from search.registry import Kind
 from search.spec import JobSpec
 
 OF_EMBEDDINGS = tuple(EmbeddingFigures.model_fields)
 SHUFFLED = "test images with their pixels shuffled"
 UNTRAINED_CLASSIFIER = (
-    "A student whose process has no logit loss was trained by its embedding alone: its classifier is as it "
-    "began."
+    "A student whose process has no loss on logits, nor one that gives them, has a classifier as it began."
 )
 
 
-def figures_without_labels(spec: JobSpec, runs: Mapping[str, Sequence[TrialRecord]]) -> dict[str, Any]:
-    """`runs`: the completed proof runs of each arm, by the arm's label.
+def figures_without_labels(
+    spec: JobSpec, runs: Mapping[str, Sequence[TrialRecord]], cards: Cards
+) -> dict[str, Any]:
+    """`runs`: the completed proof runs of each arm, by the arm's label. `cards`: by "kind/name".
 
     Every row holds the teacher's or an arm's mean figures; None where one is missing.
     """
@@ -30,7 +34,7 @@ def figures_without_labels(spec: JobSpec, runs: Mapping[str, Sequence[TrialRecor
     return {
         "judged_by": figure.value,
         "judged_in_words": figure.in_words,
-        "sentence": _sentence(figure),
+        "sentence": _sentence(figure, [trial for trials in runs.values() for trial in trials], cards),
         "out_of_distribution": spec.data.out_of_distribution or SHUFFLED,
         "rows": [
             {**teacher, **_embedding(teachers[:1])},
@@ -39,10 +43,18 @@ def figures_without_labels(spec: JobSpec, runs: Mapping[str, Sequence[TrialRecor
     }
 
 
-def _sentence(figure: JudgedBy) -> str:
-    if figure is JudgedBy.NEIGHBOUR_AGREEMENT:
-        return f"{figure.sentence} {UNTRAINED_CLASSIFIER}"
-    return figure.sentence
+def _sentence(figure: JudgedBy, trials: Sequence[TrialRecord], cards: Cards) -> str:
+    processes = (trial.parameters["process"] for trial in trials)
+    if all(_trains_logits(process, cards) for process in processes):
+        return figure.sentence
+    return f"{figure.sentence} {UNTRAINED_CLASSIFIER}"
+
+
+def _trains_logits(process: Mapping[str, Any], cards: Cards) -> bool:
+    """By what the cards tell; of a loss without a card nothing is known."""
+    losses = [one["loss"] for one in process["pathways"] if "loss" in one]
+    known = (cards.get(f"{Kind.FEATURE_LOSS}/{loss}", {}) for loss in losses)
+    return bool(process["logit_losses"]) or any(map(trains_logits, known))
 
 
 def _beside(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class JobReport:
         if self._spec.data.is_labelled:
             return None
         runs = {LABELS[arm]: self._runs(arm) for arm in ArmName if arm in self._spec.proof.arms}
-        return figures_without_labels(self._spec, runs)
+        return figures_without_labels(self._spec, runs, self._history.preflight().cards)
 
     def _runs(self, arm: ArmName) -> list[TrialRecord]:
         """The arm's completed runs; the searched arm's for an ablation that leaves its process as it is."""

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain, product
 
-from search.allowed_choices import SETS, Cards, cards_of, sets_of, why_no_choice
+from search.allowed_choices import LOSSES, SETS, Cards, cards_of, sets_of, why_no_choice
 from search.combinations import Refusal, facts_of, why_not_together
 from search.dimensions import Choices
 from search.planning.arms import as_choice, pathways_of
-from search.planning.method_choices import FEATURE_LOSSES, LOGIT_LOSSES, as_uses, uses_of
+from search.planning.method_choices import LOGIT_LOSSES, as_uses, uses_of
 from search.recipe import AnyPathway, Pathway
 from search.records import PreflightResult
 from search.spec import JobSpec
-
-LOSSES = (LOGIT_LOSSES, FEATURE_LOSSES)
 
 
 def nearest_that_work(spec: JobSpec, choices: Choices, preflight: PreflightResult) -> Choices | None:

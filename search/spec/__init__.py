@@ -8,7 +8,7 @@ from search.spec.fields import Name, NameSet, PositiveFloat, PositiveInt, Range,
 from search.spec.job import SPEC_VERSION, JobSpec
 from search.spec.limits import Budget, Objective, Resources, Transfer
 from search.spec.method_use import MethodUse, Searched, name_of, searched_settings
-from search.spec.proving import ARMS, NEEDING_LABELS, REQUIRED_ARMS, Arm, Proof
+from search.spec.proving import ARMS, NEEDING_LABELS, REQUIRED_ARMS, Arm, Proof, arms_with
 from search.spec.searching import Connections, ProcessSettings, Pruning, Rule, Search, Space, Tuning
 from search.spec.task import Data, Splits, Student, Teacher, TeacherTraining
 from search.spec.training import Training
@@ -46,6 +46,7 @@ __all__ = [
     "Training",
     "Transfer",
     "Tuning",
+    "arms_with",
     "name_of",
     "searched_settings",
 ]

@@ -25,7 +25,8 @@ class MethodUse(SpecModel):
     config: Annotated[dict[SettingName, JsonValue], Field(max_length=MOST_SETTINGS)] = Field(
         default_factory=dict,
         description="Settings by name; GET /v1/methods lists them. An object with `low` and `high` is a "
-        "range to be searched, a list holds values to choose from; anything else is the setting's value.",
+        "range to be searched, a list holds values to choose from; anything else is the setting's value. "
+        "Whole numbers are searched by a list.",
     )
 
     @field_validator("config")

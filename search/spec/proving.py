@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -62,3 +63,10 @@ class Proof(SpecModel):
         if missing:
             raise ValueError(f"arms must contain {', '.join(missing)}: the verdict compares them")
         return self
+
+
+def arms_with(arms: Collection[Arm], *, is_labelled: bool) -> list[Arm]:
+    """The arms of a job with labels, or without, that otherwise is one with these: without the arms that it
+    cannot have, and with those that it must."""
+    known = [arm for arm in ARMS if is_labelled or arm not in NEEDING_LABELS]
+    return [arm for arm in known if arm in arms or arm in REQUIRED_ARMS]

@@ -5,8 +5,6 @@ Only here are the data's own labels read, where it has any, and only once a stud
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -25,11 +23,10 @@ from search.problems import SearchProblem
 from search.records import EmbeddingFigures, WithoutLabels
 from search.spec import Splits
 from search.stages.judging import judged_images
+from search.stages.kept_figures import digest_of, kept_figures
 from search.stages.material import dataset_of, teacher_of, teacher_said, training_images
 from search.training.meta_losses import require_embedding
 from search.trial import TrialSetting
-
-_of_teachers: dict[tuple[str, Path | None, str, int | None], EmbeddingFigures] = {}
 
 
 def without_labels(setting: TrialSetting, model: TappedModel, *, is_proof: bool) -> WithoutLabels | None:
@@ -42,10 +39,11 @@ def without_labels(setting: TrialSetting, model: TappedModel, *, is_proof: bool)
     images = judged_images(setting, "test")
     mine = said_of(model, images.images, device=setting.device).embeddings
     others = teacher_said(setting, split="test").first(len(images)).embeddings
+    strange = _strange(setting, images.images)
     figures = {
         "neighbour_agreement": None if mine is None or others is None else neighbour_agreement(mine, others),
-        "student": _figures(setting, model, mine),
-        "teacher": _figures_of_teacher(setting, others),
+        "student": _figures(setting, model, mine, strange),
+        "teacher": _figures_of_teacher(setting, others, strange),
     }
     return WithoutLabels.model_validate({**judged, **figures})
 
@@ -60,23 +58,30 @@ def require_judges(setting: TrialSetting, *, teacher: TappedModel, student: Tapp
     _strange(setting, dataset_of(setting).splits["test"].images[:1])
 
 
-def _figures_of_teacher(setting: TrialSetting, judged: Tensor | None) -> EmbeddingFigures:
-    """Kept, for the runs of a job that share this process."""
-    teacher = teacher_of(setting)
-    document = setting.spec.model_dump_json(include={"teachers", "student", "data"})
-    key = (document, setting.places.datasets_file, teacher.weights_sha256, setting.evaluation_limit)
-    if key not in _of_teachers:
-        _of_teachers.clear()
-        _of_teachers[key] = _figures(setting, teacher.model, judged)
-    return _of_teachers[key]
+def _figures_of_teacher(setting: TrialSetting, judged: Tensor | None, strange: Tensor) -> EmbeddingFigures:
+    """Kept for all runs on this node that ask the same teacher of the same images and labels."""
+    teacher, dataset, data = teacher_of(setting), dataset_of(setting), setting.spec.data
+    labels = _own_labels(setting)
+    depends_on = (
+        teacher.model.name,
+        teacher.weights_sha256,
+        dataset.content_sha256,
+        data.splits.model_dump_json(),
+        data.input_size,
+        setting.evaluation_limit,
+        digest_of([strange, *(labels or ())]),
+    )
+    directory = setting.places.cache_directory
+    return kept_figures(directory, depends_on, lambda: _figures(setting, teacher.model, judged, strange))
 
 
-def _figures(setting: TrialSetting, model: TappedModel, judged: Tensor | None) -> EmbeddingFigures:
-    """`judged`: its embeddings (N, D) of the test images."""
+def _figures(
+    setting: TrialSetting, model: TappedModel, judged: Tensor | None, strange: Tensor
+) -> EmbeddingFigures:
+    """`judged`: its embeddings (N, D) of the test images. `strange`: images out of distribution."""
     if judged is None:
         return EmbeddingFigures()
     limit = setting.evaluation_limit
-    strange = _strange(setting, judged_images(setting, "test").images)
     bank, outside = (
         said_of(model, images, device=setting.device).embeddings
         for images in (training_images(setting, splits="proof").images[:limit], strange)

@@ -100,13 +100,8 @@ class TestJobs:
         assert accepted(card)
         assert accepted(made_up("classes", needs=frozenset({Need.LABELS})), is_mixed=True)
 
-    def test_a_teacher_that_trains_is_not_read_from_a_cache(self) -> None:
-        card = made_up("adapting", needs=frozenset({Need.TRAINABLE_TEACHER}))
-        assert "trains the teacher" in refused(card, keeps_teacher=True).reason
-        assert accepted(card)
-
     def test_a_card_of_an_older_catalogue_is_refused_nowhere(self) -> None:
-        everything = JobFacts(frozenset(Need), images_at_once=1, is_mixed=True, keeps_teacher=True)
+        everything = JobFacts(frozenset(Need), images_at_once=1, is_mixed=True)
         assert why_not_together([{"id": "mse", "kind": "distance"}], everything) is None
 
     @pytest.mark.parametrize(
@@ -151,13 +146,38 @@ class TestSpaces:
         clash = spec_with({"logit_losses": every, "feature_losses": [["head"]]}).search.space
         fault = why_no_choice(clash, cards, facts)
         assert fault is not None
-        assert fault.field == "search.space"
+        assert fault.field == "search.space.logit_losses"
         assert "'head' puts another head" in fault.message
+        assert fault.remedy == "add [] to search.space.logit_losses"
         for saved in (
             {"logit_losses": [*every, []], "feature_losses": [["head"]]},
             {"logit_losses": every, "feature_losses": [["head"], []]},
         ):
             assert why_no_choice(spec_with(saved).search.space, cards, facts) is None
+
+    def test_sets_without_a_partner_are_told_of(self) -> None:
+        """What can be used alone, but beside no choice of the others, no trial will use."""
+        facts = JobFacts()
+        spec = spec_with({"feature_losses": [["simkd"], ["r2kd"]]})
+        assert check_spec(spec, CATALOGUE) == []
+        (note,) = passed_over(spec.search.space, CARDS, facts)
+        assert note.startswith("search.space.feature_losses.0 is passed over: feature loss 'simkd' puts")
+        assert note.endswith(
+            "'kd' has no logits of the student to teach; add [] to search.space.logit_losses"
+        )
+        spec = spec_with({"feature_losses": [["simkd"]], "logit_losses": [["kd"], []]})
+        (note,) = passed_over(spec.search.space, CARDS, facts)
+        assert note.startswith("search.space.logit_losses.0 is passed over")
+        assert note.endswith("add [] to search.space.feature_losses")
+        spec = spec_with({"feature_losses": [["simkd"], []], "logit_losses": [["kd"], []]})
+        assert [*passed_over(spec.search.space, CARDS, facts)] == []
+
+    def test_a_default_that_stands_in_the_way_is_named_by_its_field(self) -> None:
+        (fault,) = check_spec(spec_with({"feature_losses": [["simkd"]]}), CATALOGUE)
+        assert fault.field == "search.space.logit_losses"
+        assert fault.remedy == "add [] to search.space.logit_losses"
+        saved = spec_with({"feature_losses": [["simkd"]], "logit_losses": [["kd"], []]})
+        assert check_spec(saved, CATALOGUE) == []
 
     def test_distances_count_where_something_is_connected(self) -> None:
         small = {"batch_size": 4}

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from search import registry
+from search.allowed_choices import passed_over
 from search.catalogue_checks import check_spec, explain_validation, requirements
+from search.combinations import facts_of
 from search.label_free import JudgedBy, judged_by, meta_loss_of, why_labels
-from search.method_card import Need
+from search.method_card import Card, Need
 from search.planning.arms import kd, plain_kd
-from search.recipe import FeatureLoss, LogitLoss, Process
+from search.recipe import FeatureLoss, LogitLoss, Pathway, Process, TemperatureRule
 from search.registry import Kind, Method, load_everything, methods
 from search.spec import ARMS, JobSpec
 
@@ -114,14 +117,27 @@ class TestSpec:
 
 class TestCatalogue:
     @pytest.mark.parametrize("method", NEEDING, ids=lambda method: method.name)
-    def test_a_method_that_needs_labels_is_refused_without_them(self, method: Method) -> None:
-        space = {f"{method.kind.value}es": [["kd"], [method.name]]}
-        if method.kind is Kind.FEATURE_LOSS:
-            space = {"feature_losses": [[], [method.name]]}
-        (fault,) = check_spec(spec_of(space), catalogue())
-        assert fault.field.startswith("search.space.")
-        assert fault.field.endswith("s.1.0")
+    def test_a_method_that_needs_labels_is_passed_over_and_refused_alone(self, method: Method) -> None:
+        field = f"{method.kind.value}es"
+        other = ["kd"] if method.kind is Kind.LOGIT_LOSS else []
+        alone = {"logit_losses": [[]], field: [[method.name]]}
+        beside = {"logit_losses": [["kd"], []], field: [other, [method.name]]}
+        (fault,) = check_spec(spec_of(alone), catalogue())
+        assert fault.field == f"search.space.{field}"
         assert f"{method.name!r} needs labels" in fault.message
+        assert check_spec(spec_of(beside), catalogue()) == []
+        cards = {one["id"]: one for one in catalogue()["methods"]}
+        spec = spec_of(beside)
+        (note,) = passed_over(spec.search.space, cards, facts_of(spec))
+        assert note.startswith(f"search.space.{field}.1 is passed over")
+        assert f"{method.name!r} needs labels" in note
+        assert check_spec(spec_of(alone, data={}), catalogue()) == []
+
+    def test_a_temperature_rule_that_needs_them_is_refused_beside_others(self) -> None:
+        space = {"temperature_rules": ["learned", "dts"]}
+        (fault,) = check_spec(spec_of(space), catalogue())
+        assert fault.field == "search.space.temperature_rules.1"
+        assert fault.message == "temperature rule 'dts' needs labels, and data.labels is `none`"
         assert check_spec(spec_of(space, data={}), catalogue()) == []
 
     def test_methods_without_that_need_are_not(self) -> None:
@@ -150,5 +166,21 @@ class TestProcess:
         with_ega = bare.model_copy(update={"pathways": [FeatureLoss(loss="tintem"), FeatureLoss(loss="ega")]})
         for process, name in ((with_dkd, "dkd"), (with_ega, "ega")):
             assert f"{name!r} needs labels" in (why_labels(process) or "")
+        within = LogitLoss(name="logit_std", config={"of": "dkd"})
+        ruled = LogitLoss(name="kd", temperature_rule=TemperatureRule(name="dts"))
+        for loss, name in ((within, "logit loss 'dkd'"), (ruled, "temperature rule 'dts'")):
+            reason = why_labels(bare.model_copy(update={"logit_losses": [loss]}))
+            assert reason == f"{name} needs labels"
+        plain = LogitLoss(name="logit_std", temperature_rule=TemperatureRule(name="learned"))
+        assert why_labels(bare.model_copy(update={"logit_losses": [plain]})) is None
         unknown = bare.model_copy(update={"logit_losses": [LogitLoss(name="a_plug_in")]})
         assert why_labels(Process.model_validate(unknown.model_dump())) is None
+
+    def test_an_operator_of_a_chain_needs_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None of ours does, so one is registered for this test."""
+        card = Card(needs=frozenset({Need.LABELS}))
+        method = Method(Kind.OPERATOR, "by_class", "Made up.", "tests", lambda: None, card)
+        monkeypatch.setitem(registry._methods, (Kind.OPERATOR, "by_class"), method)
+        chain = Pathway(teacher_stage=0, student_stage=0, transform="identity+by_class", distance="mse")
+        process = kd(temperature=4.0).model_copy(update={"pathways": [chain]})
+        assert why_labels(process) == "operator 'by_class' needs labels"

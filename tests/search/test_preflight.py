@@ -10,7 +10,15 @@ import torch
 
 from search.data import Dataset, ImageSet, open_dataset
 from search.models import TappedModel, build_model
-from search.preflight import KINDS, floor_accuracy, grouped, run_preflight, seconds_per_step
+from search.preflight import (
+    KINDS,
+    cards_for,
+    floor_accuracy,
+    grouped,
+    run_preflight,
+    seconds_per_step,
+    untrained_judges,
+)
 from search.problems import SearchProblem
 from search.records import PreflightResult
 from search.spec import JobSpec
@@ -90,7 +98,7 @@ class TestSettings:
         with pytest.raises(SearchProblem, match=words) as caught:
             run(spec_of(search={"space": space}, floor_accuracy=0.0), dataset)
         assert caught.value.code == "unknown_method"
-        assert caught.value.message.startswith("search.space.logit_losses.1.1: ")
+        assert caught.value.message.startswith("search.space.logit_losses.1.1")
 
     @pytest.mark.parametrize(
         ("field", "use", "words"),
@@ -114,7 +122,7 @@ class TestSettings:
         with pytest.raises(SearchProblem, match=words) as caught:
             run(spec_of(search={"space": {field: [[usual], [usual, use]]}}, floor_accuracy=0.0), dataset)
         assert caught.value.code == "unknown_method"
-        assert caught.value.message.startswith(f"search.space.{field}.1.1: ")
+        assert caught.value.message.startswith(f"search.space.{field}.1.1")
 
 
 class TestCards:
@@ -213,14 +221,26 @@ class TestWithoutLabels:
         assert any("reads no labels" in note for note in found.notes)
         assert set(KINDS) - set(found.seconds_per_step) == {"student_alone"}
 
-    @pytest.mark.parametrize(("kind", "name"), [("logit_losses", "dkd"), ("feature_losses", "ega")])
-    def test_a_method_that_needs_labels_is_named(self, bare: Dataset, kind: str, name: str) -> None:
-        spec = self.spec(search={"space": {kind: [[name]]}})
-        with pytest.raises(
-            SearchProblem, match=f"search.space.{kind}.0.0: .*'{name}' needs labels"
-        ) as caught:
-            run(spec, bare)
-        assert caught.value.code == "labels_needed"
+    @pytest.mark.parametrize(
+        ("space", "where", "name", "code"),
+        [
+            ({"logit_losses": [["dkd"]]}, "logit_losses", "dkd", "methods_do_not_combine"),
+            ({"feature_losses": [["ega"]]}, "feature_losses", "ega", "methods_do_not_combine"),
+            ({"temperature_rules": ["dts"]}, "temperature_rules.0", "dts", "labels_needed"),
+        ],
+    )
+    def test_a_method_that_needs_labels_is_named(
+        self, bare: Dataset, space: dict[str, object], where: str, name: str, code: str
+    ) -> None:
+        with pytest.raises(SearchProblem, match=f"search.space.{where}: .*'{name}' needs labels") as caught:
+            run(self.spec(search={"space": space}), bare)
+        assert caught.value.code == code
+
+    def test_a_set_that_needs_them_is_passed_over(self, bare: Dataset) -> None:
+        found = run(self.spec(search={"space": {"logit_losses": [["kd"], ["dkd"]]}}), bare)
+        assert any(
+            "logit_losses.1 is passed over: logit loss 'dkd' needs labels" in note for note in found.notes
+        )
 
     def test_a_random_classifier_does_not_judge(self, bare: Dataset) -> None:
         """timm's own weights of this model tell 1000 classes apart."""
@@ -229,6 +249,20 @@ class TestWithoutLabels:
         assert caught.value.code == "teacher_check_failed"
         found = run(self.spec(weights="pretrained", search={"space": EMBEDDINGS}), bare)
         assert any("KD learn nothing" in note for note in found.notes)
+
+    @pytest.mark.parametrize(
+        ("feature_losses", "is_noted"),
+        [([["tintem"]], True), ([["r2kd"], []], True), ([["r2kd"], ["ltd", "rkd"]], False)],
+    )
+    def test_a_classifier_that_nothing_trains_is_noted_where_it_judges(
+        self, bare: Dataset, feature_losses: list[list[str]], is_noted: bool
+    ) -> None:
+        space = {"logit_losses": [[]], "feature_losses": feature_losses}
+        for meta_loss, is_judge in (("teacher_logits", True), ("auto", False)):
+            spec = self.spec(search={"space": space, "process": {"meta_loss": meta_loss}})
+            notes = [*untrained_judges(spec, cards_for(spec))]
+            assert bool(notes) == (is_judge and is_noted)
+        assert not [*untrained_judges(self.spec(), cards_for(self.spec()))]
 
     def test_embeddings_are_judged_in_pairs(self, bare: Dataset) -> None:
         spec = self.spec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from search.commands.local_job import LocalJob, _without_last_failures
 from search.distill import Report
 from search.models import export_student
 from search.plan import teacher_proposal
+from search.planning.arms import plain_kd
 from search.problems import SearchProblem
 from search.records import StageName, TrialKey, TrialRecord, TrialState
 from search.registry import load_everything
 from search.spec import JobSpec
 from tests.search.training.runs import model
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "teachers": [{"model": "test_resnet", "weights": "untrained"}],
     "student": {"model": "test_efficientnet"},
     "data": {"splits": {"train": 64, "meta": 32, "validation": 32, "test": 50}},
@@ -187,3 +189,19 @@ def test_the_first_difference_between_two_jobs_is_named(tmp_path: Path) -> None:
     assert JobFile.opened(path, {"a": {"b": 1, "c": 2}, "d": 3}).records == []
     with pytest.raises(SearchProblem, match=r"a\.c is 2 there"):
         JobFile.opened(path, {"a": {"b": 1, "c": 4}, "d": 3})
+
+
+def test_records_of_before_a_field_came_are_the_same_jobs(tmp_path: Path) -> None:
+    """Fields that a spec and a process gained since have their defaults; others still tell jobs apart."""
+    path = tmp_path / "job.json"
+    given = {"process": plain_kd().model_dump(mode="json"), "search_device_seconds": 0.0}
+    identity = {"spec": JobSpec.model_validate(SPEC).model_dump(mode="json"), "given": given, "threads": 1}
+    before = json.loads(json.dumps(identity))
+    del before["spec"]["data"]["labels"], before["spec"]["search"]["space"]["feature_losses"]
+    del before["given"]["process"]["taps"]
+    JobFile(identity=before).write(path, [], 7.0)
+    assert JobFile.opened(path, identity).elapsed_seconds == 7.0
+    data = {**SPEC["data"], "labels": "none"}
+    other = JobSpec.model_validate({**SPEC, "data": data}).model_dump(mode="json")
+    with pytest.raises(SearchProblem, match=r"spec\.data\.labels is 'given' there"):
+        JobFile.opened(path, {**identity, "spec": other})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from search.commands.options import SharedOptions, checked_spec
 from search.commands.overrides import override
 from search.problems import SearchProblem
+from search.recipe import Recipe
 from search.registry import load_everything
-from search.spec import JobSpec
+from search.spec import ARMS, JobSpec
 
 load_everything()
 
@@ -104,3 +106,44 @@ def test_methods_that_cannot_be_used_are_refused_before_anything_is_trained() ->
         spec_with(*crd)
     assert caught.value.code == "methods_do_not_combine"
     spec_with(crd[0])
+
+
+class TestRecipesOfOtherLabels:
+    """A recipe's labels stay with other data; its arms follow where labels change."""
+
+    LABEL_FREE = ("teachers.0.weights=untrained", "data.labels=none")
+    SOME_ARMS = 'proof.arms=["tuned_kd", "longer_kd", "searched"]'
+
+    @staticmethod
+    def again(spec: JobSpec, *assignments: str, **options: Any) -> JobSpec:
+        """The spec of a command with a recipe of that job."""
+        recipe = Recipe.model_construct(spec=spec)
+        return SharedOptions(settings=list(assignments), **options).spec(recipe)
+
+    def test_a_recipe_without_labels_on_other_data(self, tmp_path: Path) -> None:
+        spec = spec_with(*self.LABEL_FREE)
+        (tmp_path / "photos").mkdir()
+        other = self.again(spec, data=str(tmp_path / "photos"))
+        assert (other.data.name, other.data.labels) == ("photos", "none")
+        assert other.proof.arms == spec.proof.arms
+
+    def test_the_same_with_labels_gets_the_arm_that_needs_them(self) -> None:
+        assert self.again(spec_with(*self.LABEL_FREE), "data.labels=given").proof.arms == list(ARMS)
+        fewer = spec_with(*self.LABEL_FREE, self.SOME_ARMS)
+        expected = ["student_alone", "tuned_kd", "longer_kd", "searched"]
+        assert self.again(fewer, "data.labels=given").proof.arms == expected
+
+    def test_a_recipe_with_labels_loses_it_without(self) -> None:
+        spec = spec_with(self.LABEL_FREE[0])
+        assert self.again(spec, "data.labels=none").proof.arms == [
+            arm for arm in ARMS if arm != "student_alone"
+        ]
+
+    def test_arms_that_were_asked_for_are_checked(self) -> None:
+        spec = spec_with(self.LABEL_FREE[0])
+        with pytest.raises(SearchProblem, match="no student_alone without labels"):
+            self.again(spec, "data.labels=none", 'proof.arms=["student_alone", "tuned_kd", "searched"]')
+
+    def test_arms_stay_where_labels_do(self) -> None:
+        fewer = spec_with(*self.LABEL_FREE, self.SOME_ARMS)
+        assert self.again(fewer, "training.learning_rate=0.01").proof.arms == fewer.proof.arms

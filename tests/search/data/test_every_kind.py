@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from search.data import Dataset, available_datasets, open_dataset
 from search.datasets import decoded, kinds
 from search.problems import SearchProblem
 from search.spec import Splits
-from tests.search.data.written import WRITERS, digits, train_and_test
+from tests.search.data.written import WRITERS, digits, idx_bytes, train_and_test
 from tests.search.dataset_files import folder
 
 FILES = sorted(WRITERS)
@@ -126,6 +128,40 @@ def test_one_class_only_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(SearchProblem, match="at least two are needed") as caught:
         folder(tmp_path)
     assert caught.value.code == "dataset_one_class"
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_one_class_will_do_where_no_labels_are_read(kind: str, tmp_path: Path) -> None:
+    images, labels = digits(0, 160)
+    zeros = images[[label == 0 for label in labels]]
+    WRITERS[kind](tmp_path, {"train": (zeros, [0] * len(zeros)), "test": (zeros, [0] * len(zeros))})
+    dataset = open_dataset("own", Splits(), directory=tmp_path, is_labelled=False)
+    assert sum(dataset.split_sizes[name] for name in ("train", "meta", "validation")) == len(zeros)
+    assert dataset.own_labels is None
+    assert not any(split.is_labelled for split in dataset.splits.values())
+
+
+def half_without(kind: str, root: Path) -> Path:
+    """Digits of which every other image in training has no label."""
+    images, labels = digits(0, 160)
+    mixed: list[int] = [label if place % 2 else -1 for place, label in enumerate(labels)]
+    WRITERS[kind](root, {"train": (images, mixed), "test": digits(160, 200)})
+    if kind == "idx":
+        raw = idx_bytes(np.array(mixed), 9)
+        (root / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(raw))
+    return root
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind != "imagefolder"])
+def test_images_without_a_label_will_do_where_none_is_read(kind: str, tmp_path: Path) -> None:
+    """Decoded for such a job, they are refused in one with labels all the same."""
+    root, cache = half_without(kind, tmp_path / "own"), tmp_path / "cache"
+    bare = open_dataset("own", Splits(), directory=root, cache_directory=cache, is_labelled=False)
+    assert (bare.classes, bare.split_sizes["test"], bare.own_labels) == (10, 40, None)
+    for directory in (cache, None):
+        with pytest.raises(SearchProblem) as caught:
+            open_dataset("own", Splits(), directory=root, cache_directory=directory)
+        assert caught.value.code == "dataset_labels"
 
 
 @pytest.mark.parametrize("kind", FILES)

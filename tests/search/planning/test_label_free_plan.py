@@ -10,7 +10,7 @@ from search.planning.arms import ArmName, kd, plain_kd
 from search.planning.candidates import earned_pathways, shapes
 from search.planning.given import GivenProcess
 from search.planning.verdict import Difference, Shortfall, VerdictArm, judge_without_labels
-from search.recipe import Process
+from search.recipe import Process, constant
 from search.records import Fail, StageName
 from search.spec import ARMS, JobSpec
 from tests.search.planning.simulated_job import (
@@ -87,6 +87,11 @@ class TestPlan:
         refused = job_without_labels(given=GivenProcess(plain_kd())).run()
         assert isinstance(refused, Fail)
         assert refused.code == "labels_needed"
+        alone = constant(cross_entropy_weight=0.0)
+        refused = job_without_labels(given=GivenProcess(alone)).run()
+        assert isinstance(refused, Fail)
+        assert refused.code == "labels_needed"
+        assert "no losses beside cross-entropy" in refused.message
         taken = job_without_labels(given=GivenProcess(kd(temperature=3.0)))
         assert finished(taken)["verdict"]["arm"] in ("searched", "plain_kd")
 
@@ -117,6 +122,24 @@ class TestReport:
         mean = sum(run["agreement"] for run in runs) / len(runs)
         assert report["rows"][1]["agreement"] == pytest.approx(mean)
         assert report["rows"][1]["knn_accuracy"] is None
+
+    @pytest.mark.parametrize(
+        ("loss", "card", "is_untrained"),
+        [
+            ("tintem", {"owns": []}, True),
+            ("simkd", {"owns": ["student_logits"]}, False),
+            ("r2kd", {"teaches_logits": True}, False),
+        ],
+    )
+    def test_a_classifier_that_nothing_trained_is_told_of(
+        self, loss: str, card: dict[str, Any], is_untrained: bool
+    ) -> None:
+        space = {**EMBEDDINGS, "feature_losses": [[loss]]}
+        spec = spec_without_labels(search={"space": space})
+        cards = {f"feature_loss/{loss}": {"id": f"feature_loss/{loss}", "kind": "feature_loss", **card}}
+        preflight = preflight_result(majority_rate=None, floor_accuracy=None, cards=cards)
+        sentence = finished(SimulatedJob(spec, preflight=preflight))["without_labels"]["sentence"]
+        assert ("a classifier as it began" in sentence) == is_untrained
 
     def test_with_labels_there_are_none(self) -> None:
         assert finished(SimulatedJob(make_spec()))["without_labels"] is None

@@ -18,6 +18,7 @@ from search.spec_faults import explain_validation
 from tests.search.planning.simulated_job import SimulatedJob, make_spec, preflight_result
 
 RANGE = {"low": 1.0, "high": 16.0}
+GRIDS, GROUPS = {"low": 1, "high": 8}, {"low": 2, "high": 3}
 
 load_everything()
 
@@ -107,6 +108,34 @@ class TestFaults:
         field, message, _ = fault_of([{"name": "dkd", "config": {"rest_weight": value}}])
         assert field == "search.space.logit_losses.0.0.config"
         assert words in message
+
+    @pytest.mark.parametrize(
+        ("space", "where", "values"),
+        [
+            (
+                {"distances": [[{"name": "hcl", "config": {"finest_grid": GRIDS}}]]},
+                "distances",
+                "[1, 2, 4, 8]",
+            ),
+            (
+                {"feature_losses": [[{"name": "norm", "config": {"groups": GROUPS}}]]},
+                "feature_losses",
+                "[2, 3]",
+            ),
+        ],
+    )
+    def test_whole_numbers_are_listed_and_not_drawn_from_a_range(
+        self, space: dict[str, Any], where: str, values: str
+    ) -> None:
+        catalogue = {
+            "methods": [method.described() for method in methods()],
+            "models": ["test_resnet", "test_convnext"],
+            "datasets": ["digits"],
+        }
+        (fault,) = check_spec(make_spec(search={"space": space}), catalogue)
+        assert fault.field.startswith(f"search.space.{where}.0.0.config.")
+        assert "takes whole numbers" in fault.message
+        assert fault.remedy == f"list the values to choose from, such as {values}"
 
     def test_a_field_that_a_method_does_not_have(self) -> None:
         field, message, remedy = fault_of([{"name": "dkd", "conf": {}}])

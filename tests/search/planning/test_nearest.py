@@ -130,7 +130,7 @@ class TestPlans:
         action = SimulatedJob(spec, preflight=PREFLIGHT).run()
         assert isinstance(action, Fail)
         assert action.code == "methods_do_not_combine"
-        assert action.message.startswith("search.space: feature loss 'head' puts another head")
+        assert action.message.startswith("search.space.logit_losses: feature loss 'head' puts another head")
 
     def test_a_record_from_before_cards_refuses_nothing(self) -> None:
         job = SimulatedJob(spec_with({"feature_losses": [["head"]]}))
