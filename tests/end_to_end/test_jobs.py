@@ -58,7 +58,9 @@ class TestUndisturbed:
         wait_until(lambda: not shared.drivers(), seconds=15, what="the driver's end")
         names = [" ".join(process.cmdline()) for process in shared.processes()]
         assert not [name for name in names if "ray" in name]
-        assert list(shared.ray_directory.iterdir()) == []
+        wait_until(
+            lambda: not list(shared.ray_directory.iterdir()), seconds=15, what="Ray's last files to go"
+        )
         assert not (shared.home / "cache/scratch" / finished).exists()
         assert list((shared.home / "artifacts/jobs" / finished).rglob("checkpoint-*")) == []
 
