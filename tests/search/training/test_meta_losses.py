@@ -14,7 +14,7 @@ from search.distill import Distillation, Material
 from search.models.embedding import EMBEDDING
 from search.planning.arms import kd, plain_kd
 from search.problems import SearchProblem
-from search.recipe import FeatureLoss, LogitLoss, Point, Process
+from search.recipe import FeatureLoss, LogitLoss, Point, Process, TemperatureRule
 from search.records import Learning, RunParameters
 from search.spec import Training
 from search.training.meta_losses import META_LOSSES, MetaBatchLoss, similarity_difference
@@ -165,6 +165,12 @@ def test_a_step_on_which_nothing_is_active_changes_nothing_by_its_gradient() -> 
     assert all(not gradient.any() for gradient in gradients)
 
 
+def ruled(rule: str) -> Process:
+    """KD without cross-entropy whose temperatures come from a rule."""
+    loss = LogitLoss(name="kd", temperature_rule=TemperatureRule(name=rule))
+    return kd(temperature=4.0).model_copy(update={"logit_losses": [loss]})
+
+
 @pytest.mark.parametrize(
     ("process", "words"),
     [
@@ -173,6 +179,7 @@ def test_a_step_on_which_nothing_is_active_changes_nothing_by_its_gradient() -> 
             kd(temperature=4.0).model_copy(update={"logit_losses": [LogitLoss(name="dkd")]}),
             "'dkd' needs labels",
         ),
+        (ruled("dts"), "temperature rule 'dts' needs labels"),
     ],
 )
 def test_a_process_that_needs_labels_is_refused(process: Process, words: str) -> None:
