@@ -51,6 +51,7 @@ class JobView:
     process_source: str
     curves: list[CurvesView]
     trials: list[TrialView]
+    figure: str  # what trials are judged by, in words
     events: list[Event]
     files: list[Artifact]
     preflight: dict[str, Any] | None
@@ -100,6 +101,7 @@ def job_view(session: Session, *, job_id: str, worker_timeout_seconds: float) ->
         process_source=source,
         curves=curve_views(found, curves, figure=_figure(job)),
         trials=trial_views(found, curves),
+        figure=_figure(job),
         events=_recent_events(session, job_id, last_event),
         files=_result_files(artifacts.list_for_job(session, job_id=job_id), found),
         preflight=job.preflight,

@@ -137,6 +137,7 @@ class TestJob:
         assert report["verdict"]["sentence"] in document.text
         assert report["without_labels"]["sentence"] in document.text
         assert "Test agreement with the teacher, mean" in document.text
+        assert "Agreement with the teacher" in document.text
         assert "Test accuracy" not in document.text
         for row in report["without_labels"]["rows"]:
             assert row["label"] in document.text
