@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -15,8 +13,10 @@ from search.method_card import Card, Need, Owned, searched
 from search.models import TappedModel
 from search.models.embedding import EMBEDDING, classifier_of
 from search.models.part import PART, SharedClassifier
+from search.models.tapped import evaluating
 from search.pathways.derivatives import mean_square
 from search.registry import Kind, register
+from search.training.precision import forward_taps
 
 
 class AdaptiveConfig(SharedConfig):
@@ -31,6 +31,14 @@ class AdaptiveConfig(SharedConfig):
         description="Of the squared distance of the teacher's weights from where they began; the loss as a "
         "whole is divided by its first value, which makes this as many times heavier.",
     )
+    teacher_rate: float = searched(
+        0.01,
+        low=0.001,
+        high=1.0,
+        gt=0.0,
+        le=10.0,
+        description="Of the copy's learning rate beside the student's under Adam; under SGD its square is.",
+    )
 
 
 @register(
@@ -43,9 +51,10 @@ class AdaptiveConfig(SharedConfig):
         trains=True,
         owns=frozenset({Owned.STUDENT_LOGITS, Owned.LAST_MAP}),
         train_time_only=False,
-        differences="The teacher's BatchNorm keeps the statistics it has. The classifier's bias learns by "
-        "the teacher's cross-entropy in the same step as everything else, not in one of its own. Where the "
-        "teacher's embedding is not the mean of its last map, the embedding is matched.",
+        differences="The copy learns more slowly than the student: Adam's steps are of one size, however "
+        "small a gradient is, and would take it apart. Its BatchNorm keeps the statistics it has. The "
+        "classifier's bias learns by the copy's cross-entropy in the same step as everything else, not in one "
+        "of its own. Where the teacher's embedding is not the mean of its last map, the embedding is matched.",
         config=AdaptiveConfig,
     ),
 )
@@ -56,7 +65,7 @@ class AdaptiveTeaching(FeatureLossModule):
     `anchor_weight` times the summed squares by which the copy's weights (of two dimensions or more, the
     classifier's left out, which nothing moves) differ from the teacher's; plus the cross-entropy of the
     copy's logits, of which only the bias of the classifier learns and which adds nothing to the value. That
-    classifier is the student's.
+    classifier is the student's. What is trained of the copy is how far it moved, in `teacher_rate`-ths.
     """
 
     needs_extra = True
@@ -66,10 +75,12 @@ class AdaptiveTeaching(FeatureLossModule):
         student, head = student_and_head(pair)
         self.config, self.target = config, target_tap(pair)
         assert pair.teacher.model is not None
-        self.teacher = _copy_of(pair.teacher.model)
+        self._teacher = _Unregistered(pair.teacher.model)
+        self.names = moving(pair.teacher.model)
+        start = dict(pair.teacher.model.named_parameters())
+        self.moves = nn.ParameterList(torch.zeros_like(start[name]) for name in self.names)
         self.bias = nn.Parameter(head.bias.clone())
         self.register_buffer("weight", head.weight.clone(), persistent=False)
-        self._start = _Start(pair.teacher.model)
         part = SharedClassifier(
             student.channels, head.weight.shape[1], len(head.weight), factor=config.factor
         )
@@ -81,14 +92,22 @@ class AdaptiveTeaching(FeatureLossModule):
         """The images themselves, for the copy of the teacher."""
         return Extra(tensors={"images": before.images})
 
+    def weights(self) -> dict[str, Tensor]:
+        """The copy's weights that are trained, by the teacher's names."""
+        start = dict(self._teacher.model.named_parameters())
+        return {
+            name: start[name].detach() + self.config.teacher_rate * move
+            for name, move in zip(self.names, self.moves, strict=True)
+        }
+
     def forward(self, seen: Seen) -> Tensor:
         """The loss, 0-dim."""
         taps = list(dict.fromkeys([self.target, EMBEDDING]))
-        self.teacher.eval()
-        images = seen.extra.tensors["images"]
         # Fused attention has no forward-mode derivative, and no second one.
-        with sdpa_kernel(SDPBackend.MATH):
-            _, maps = self.teacher.forward_taps(images, taps)
+        with sdpa_kernel(SDPBackend.MATH), evaluating(self._teacher.model):
+            _, maps = forward_taps(
+                self._teacher.model, seen.extra.tensors["images"], taps, parameters=self.weights()
+            )
         embedding = maps[EMBEDDING].flatten(1).detach()
         own = F.cross_entropy(F.linear(embedding, self.get_buffer("weight"), self.bias), seen.targets)
         matching = matching_error(seen.student.maps[PART], maps[self.target])
@@ -98,9 +117,9 @@ class AdaptiveTeaching(FeatureLossModule):
     def anchor(self) -> Tensor:
         """0-dim: by how much the copy's weights differ from the teacher's; 0 at the beginning."""
         total = self.bias.new_zeros(())
-        for name, value in anchored(self.teacher).items():
-            start = self._start.parameters[name].to(value)
-            total = total + mean_square(value - start) * value.numel()
+        for move in self.moves:
+            if move.ndim > 1:
+                total = total + mean_square(self.config.teacher_rate * move) * move.numel()
         return total
 
     def share(self) -> None:
@@ -111,24 +130,16 @@ class AdaptiveTeaching(FeatureLossModule):
             part.bias.copy_(self.bias)
 
 
-class _Start:
-    """The teacher's own weights; no module, so that they are in no checkpoint."""
+class _Unregistered:
+    """The teacher itself; no module of the loss, so that it is in no checkpoint and in no optimiser."""
 
-    def __init__(self, teacher: TappedModel) -> None:
-        self.parameters = {name: value.detach() for name, value in teacher.named_parameters()}
+    def __init__(self, model: TappedModel) -> None:
+        self.model = model
 
 
-def _copy_of(teacher: TappedModel) -> TappedModel:
-    """To be trained; its classifier, which nothing here moves, as constants."""
-    made = copy.deepcopy(teacher).requires_grad_(True)
-    classifier = classifier_of(made.network)
+def moving(teacher: TappedModel) -> list[str]:
+    """The parameters of the teacher that its copy moves, by name: all but the classifier's."""
+    classifier = classifier_of(teacher.network)
     assert classifier is not None
-    for name, value in list(classifier.named_parameters(recurse=False)):
-        delattr(classifier, name)
-        classifier.register_buffer(name, value.detach())
-    return made
-
-
-def anchored(teacher: TappedModel) -> dict[str, Tensor]:
-    """The weights that are held near where they began, by name."""
-    return {name: value for name, value in teacher.named_parameters() if value.ndim > 1}
+    kept = {id(value) for value in classifier.parameters()}
+    return [name for name, value in teacher.named_parameters() if id(value) not in kept]
