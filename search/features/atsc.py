@@ -53,8 +53,9 @@ class AdaptiveConfig(SharedConfig):
         train_time_only=False,
         differences="The copy learns more slowly than the student: Adam's steps are of one size, however "
         "small a gradient is, and would take it apart. Its BatchNorm keeps the statistics it has. The "
-        "classifier's bias learns by the copy's cross-entropy in the same step as everything else, not in one "
-        "of its own. Where the teacher's embedding is not the mean of its last map, the embedding is matched.",
+        "classifier's bias learns by the copy's cross-entropy in the same step as everything else, not in "
+        "one of its own. Where the teacher's embedding is not the mean of its last map, the embedding is "
+        "matched.",
         config=AdaptiveConfig,
     ),
 )
