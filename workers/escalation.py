@@ -55,19 +55,16 @@ class Escalation:
         self._driver = driver
         self._settings = settings
         self._pressure = Pressure.NONE
-        self._due: list[tuple[float, Callable[[], None]]] = []
+        self._ahead: list[Step] = []
+        self._last = time.monotonic()
 
     def advance(self, pressure: Pressure) -> None:
         """Take the steps that are due now. Greater pressure starts its own steps; lesser changes nothing."""
         if pressure > self._pressure:
             self._pressure = pressure
-            self._plan()
-        while self._due and self._due[0][0] <= time.monotonic():
-            self._due.pop(0)[1]()
-
-    def _plan(self) -> None:
-        moment = time.monotonic()
-        self._due = []
-        for step in steps(self._pressure, driver=self._driver, settings=self._settings):
-            moment += step.after_seconds
-            self._due.append((moment, step.action))
+            self._ahead = list(steps(pressure, driver=self._driver, settings=self._settings))
+            self._last = time.monotonic()
+        # From when the step before was taken, not from when it was due: a late one leaves its whole grace.
+        while self._ahead and self._last + self._ahead[0].after_seconds <= time.monotonic():
+            self._ahead.pop(0).action()
+            self._last = time.monotonic()

@@ -245,6 +245,17 @@ class TestEscalation:
         earliest = [began_at, began_at + 0.2, began_at + 0.4]
         assert all(at >= due for (_, at), due in zip(driver.done, earliest, strict=True))
 
+    def test_a_late_step_leaves_its_whole_grace(self) -> None:
+        driver = ScriptedDriver(ends_at="never")
+        escalation = Escalation(driver=driver, settings=QUICK)
+        escalation.advance(Pressure.CANCEL)
+        time.sleep(0.45)
+        escalation.advance(Pressure.CANCEL)
+        assert driver.names() == ["c", "terminate"]
+        time.sleep(0.25)
+        escalation.advance(Pressure.CANCEL)
+        assert driver.names() == ["c", "terminate", "kill"]
+
     def test_greater_pressure_wins_and_lesser_does_not_restart_it(self) -> None:
         driver = ScriptedDriver(ends_at="never")
         escalation = Escalation(driver=driver, settings=QUICK)
