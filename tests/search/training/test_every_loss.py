@@ -35,8 +35,12 @@ FALL = 0.03
 LOSSES = [*methods(Kind.LOGIT_LOSS), *methods(Kind.FEATURE_LOSS)]
 ADDED = [method for method in LOSSES if not method.card.owns]
 """Those that leave the student's forward pass alone."""
-CHAINS = [f"projection+{method.name}" for method in methods(Kind.OPERATOR)]
-"""Every operator between a transform and a distance."""
+JOINED = [
+    *((method.name, "gram" if method.card.keeps_channels else "mse") for method in methods(Kind.TRANSFORM)),
+    *(("projection", method.name) for method in methods(Kind.DISTANCE)),
+    *((f"projection+{method.name}", "mse") for method in methods(Kind.OPERATOR)),
+]
+"""Every transform, every distance, and every operator between two."""
 
 
 def name_of(method: Method) -> str:
@@ -108,9 +112,9 @@ def test_it_falls_when_a_student_is_trained_by_it_on_32_images(method: Method) -
     assert fmean(values[-5:]) < values[0] - FALL * abs(values[0])
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-def test_a_chain_falls_too(chain: str) -> None:
-    pathway = Pathway(teacher_stage=2, student_stage=1, transform=chain, distance="mse")
+@pytest.mark.parametrize(("transform", "distance"), JOINED)
+def test_a_pathway_falls_too(transform: str, distance: str) -> None:
+    pathway = Pathway(teacher_stage=2, student_stage=1, transform=transform, distance=distance)
     of = Process(
         cross_entropy_weight=0.0,
         pathways=[pathway],
