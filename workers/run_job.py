@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import IntEnum
@@ -35,6 +36,9 @@ from workers.renewals import RenewalWatch, Silence
 from workers.trial_actor import scratch_of
 
 log = structlog.get_logger(__name__)
+
+
+REMOVALS, REMOVAL_SECONDS = 10, 0.3
 
 
 class Exit(IntEnum):
@@ -170,11 +174,20 @@ class Driver:
     def _remove_ray_files(self, attempts: str) -> None:
         """Of one attempt at this job on this machine, or of all (`*`); their processes have been ended."""
         for directory in self._settings.ray_temp_dir.glob(f"{self._directory_prefix}{attempts}"):
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove_tree(directory)
 
     def _remove_scratch(self) -> None:
         """Of all trials of the job: at the start its predecessors' are dead, at the end its own are over."""
         shutil.rmtree(scratch_of(self._settings.cache_root, self._lease.job_id), ignore_errors=True)
+
+
+def _remove_tree(directory: Path) -> None:
+    """Tried a few times: what an ended process still had to write may arrive while its directory goes."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(REMOVAL_SECONDS)
 
 
 def _words(error: Exception) -> str:
