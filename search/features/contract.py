@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,7 +185,7 @@ class Lessons(Protocol):
         ...
 
 
-class FeatureLossModule(nn.Module):
+class FeatureLossModule(nn.Module, ABC):
     """Base of all feature losses."""
 
     student_part: StudentPart | None = None
@@ -203,9 +204,9 @@ class FeatureLossModule(nn.Module):
     view_taps: Sequence[int] = ()
     """Stages of the student (and EMBEDDING) whose maps of the extra views are needed."""
 
+    @abstractmethod
     def forward(self, seen: Seen) -> Tensor:
         """The loss, 0-dim."""
-        raise NotImplementedError
 
     def prepare(self, lessons: Lessons, *, seed: int) -> None:
         """Make of what the models say what the loss keeps in its buffers; a function of both arguments."""

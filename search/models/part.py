@@ -6,6 +6,7 @@ averages of weights and checkpoints take them along.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,15 +40,15 @@ class PartOutputs(NamedTuple):
     shown: Tensor
 
 
-class StudentPart(nn.Module):
+class StudentPart(nn.Module, ABC):
     """Base of all parts."""
 
     reads_embedding: bool = False
     """Whether it is given the embedding (B, D, 1, 1) instead of the last stage's map."""
 
+    @abstractmethod
     def forward(self, given: Tensor, classify: Classify) -> PartOutputs:
         """Of the last stage's map (B, C, H, W)."""
-        raise NotImplementedError
 
     def folded(self, head: LinearHead) -> LinearHead | None:
         """The classifier that alone does, in evaluation mode, what the part and this one do together; None

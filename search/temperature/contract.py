@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ Temperatures = tuple[Tensor, Tensor]
 """Of teacher and student, 0-dim float64 on the CPU."""
 
 
-class TemperatureRuleModule(nn.Module):
+class TemperatureRuleModule(nn.Module, ABC):
     """Base of all temperature rules."""
 
     is_learned: ClassVar[bool] = False
@@ -19,9 +20,9 @@ class TemperatureRuleModule(nn.Module):
     follows_training: ClassVar[bool] = False
     """Whether `observe` is to be called after each step."""
 
+    @abstractmethod
     def forward(self, base: Temperatures, progress: float) -> Temperatures:
         """What holds at this progress in [0, 1], where the process says `base`."""
-        raise NotImplementedError
 
     def observe(
         self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, progress: float
